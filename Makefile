@@ -1,0 +1,46 @@
+# make run    eight peers train the digits on this machine while peer 0 is four times slower
+# make test   everything CI checks: ruff, mypy, import contracts, generated code, pytest
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint types contracts unit proto table clean
+
+run: $(VENV)/run-ready
+	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.02 --target-loss 0.1
+
+test: lint types contracts unit
+
+lint: $(VENV)/test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test-ready
+	$(BIN)/mypy
+
+contracts: $(VENV)/test-ready
+	$(BIN)/lint-imports
+
+unit: $(VENV)/test-ready
+	$(BIN)/pytest
+
+# the generated wire code in peer/wire, after a change of the schema in proto/
+proto: $(VENV)/test-ready
+	PATH=$(CURDIR)/$(BIN):$$PATH sh proto/generate.sh
+
+# the table of the README: 72 runs, a bit over an hour
+table: $(VENV)/run-ready
+	$(BIN)/python bench/straggler_table.py
+
+$(VENV)/run-ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("grapevine needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/test-ready: $(VENV)/run-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,131 @@
+"""Typer options derived from the fields of `Config`, so that each is declared once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from peer.config import Config, flag, load
+
+PANELS = {
+    "The run": ("run", "peers", "seed"),
+    "Who talks to whom": (
+        "algorithm",
+        "topology",
+        "degree",
+        "probability",
+        "radius",
+        "random_graph_every",
+        "mixing",
+        "budget",
+    ),
+    "When a round ends": (
+        "closing",
+        "quorum",
+        "round_deadline",
+        "deadline_mads",
+        "round_timeout",
+        "in_flight",
+        "weighting",
+    ),
+    "Training": (
+        "task",
+        "batch_size",
+        "chunks",
+        "lr",
+        "optimizer",
+        "partition",
+        "alpha",
+        "nonfinite_limit",
+    ),
+    "Emulated devices": ("straggler", "chunk_seconds"),
+    "When to stop": ("target_loss", "max_rounds", "max_seconds", "eval_every", "report"),
+    "The network": (
+        "peer",
+        "listen",
+        "addresses",
+        "metrics_port",
+        "preset",
+        "start_timeout",
+        "reflection",
+        "log_level",
+    ),
+}
+#: Fields whose flag is not their name: the flag repeats, so it is in the singular.
+FLAGS = {"addresses": "--address"}
+
+
+def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command `f(config, ...)` so that typer gives it one option per named field, and --config FILE."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "config"]
+
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            file: Path | None = arguments.pop("config", None)
+            given = {name: arguments.pop(name) for name in names}
+            chosen = {name: value for name, value in given.items() if value is not None and value != []}
+            command(config=load(chosen, os.environ, file), **arguments)
+
+        parameters = [*own, _config_file(), *(_parameter(name) for name in names)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def all_but(*names: str) -> list[str]:
+    return [name for name in Config.model_fields if name not in names]
+
+
+def _config_file() -> inspect.Parameter:
+    option = typer.Option(
+        "--config", "-c", help="TOML file; `grapevine init` writes a commented one", show_default=False
+    )
+    return _keyword("config", Annotated[Path | None, option])
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field = Config.model_fields[name]
+    panel = next(title for title, members in PANELS.items() if name in members)
+    kind = _plain_type(field.annotation)
+    spelled = FLAGS.get(name, flag(name))
+    default = field.default
+    option = typer.Option(
+        f"{spelled}/--no-{spelled.removeprefix('--')}" if kind is bool else spelled,
+        help=(field.description or "").removesuffix(" [alike]"),
+        rich_help_panel=panel,
+        metavar=_metavar(field.annotation),
+        show_default=str(default) if default not in (None, ()) else False,
+    )
+    return _keyword(name, Annotated[kind | None, option])
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type typer parses: the config validates names, so that errors can name the nearest valid one."""
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return str
+    if origin is tuple:
+        return list[str]
+    if origin in (types.UnionType, typing.Union):
+        return next(arg for arg in typing.get_args(annotation) if arg is not type(None))
+    return annotation
+
+
+def _metavar(annotation: Any) -> str | None:
+    return "|".join(typing.get_args(annotation)) if typing.get_origin(annotation) is Literal else None

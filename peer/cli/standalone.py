@@ -1,0 +1,80 @@
+"""`grapevine peer`: one daemon, its own limits, its own report."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+
+from peer.config import Config, ConfigError
+from peer.daemon.peer import Bound, Peer
+from peer.daemon.process import fixed_addresses, log_to_stderr, run_loop, serve, stop_on_signals
+from peer.daemon.summary import PeerSummary
+from peer.training.evaluate import Evaluator
+
+
+def run_standalone(config: Config, console: Console) -> None:
+    """Run until a limit, the target or a signal. Raises Fatal or ConfigError."""
+    if config.peer is None:
+        raise ConfigError("--peer: which one is this? Give its id, 0 to peers-1, by --peer, GRAPEVINE_PEER or RANK")
+    if len(config.addresses) != config.peers:
+        raise ConfigError(
+            f"--address: {len(config.addresses)} addresses for {config.peers} peers; name HOST:PORT of every peer, in the order of ids"
+        )
+    log_to_stderr(config)
+    summary, evaluated = run_loop(_run(config, config.peer, console))
+    report = {**summary.as_dict(), **evaluated}
+    console.print(
+        f"peer {summary.peer}: {summary.rounds} rounds, {summary.samples} samples in {summary.seconds:.1f} s "
+        f"({summary.stop_reason}); batch loss {summary.train_loss:.4f}, idle {summary.idle_fraction:.0%}"
+    )
+    if config.report is not None:
+        config.report.write_text(json.dumps(report, indent=2) + "\n")
+        console.print(f"report: {config.report}", style="dim")
+
+
+async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary, dict[str, Any]]:
+    watchers: list[asyncio.Task[None]] = []
+    found: dict[str, Any] = {"seconds_to_target": None}
+
+    def started(host: Peer) -> None:
+        stop_on_signals(host)
+        host.on_training = lambda: console.print(
+            f"peer {peer}: all {config.peers} peers are ready, training", style="dim"
+        )
+        if config.target_loss is not None:
+            watchers.append(asyncio.create_task(_watch(config, host, config.target_loss, found), name="target"))
+
+    book = fixed_addresses(config)
+
+    async def announced(bound: Bound) -> tuple[str, ...]:
+        metrics = f", metrics on port {bound.metrics_port}" if bound.metrics_port > 0 else ""
+        console.print(f"peer {peer} listens on {bound.address}{metrics}; waiting for the others", style="dim")
+        return tuple(await book(bound))
+
+    try:
+        return await serve(config, peer, announced, started=started), found
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def _watch(config: Config, host: Peer, target: float, found: dict[str, Any]) -> None:
+    """Stop the peer when its own model's loss on the whole training set is at the target; evaluated in a thread of its own."""
+    evaluator = Evaluator(host.parts.task, config.seed)
+    while True:
+        await asyncio.sleep(config.eval_every)
+        if host.state != "training":
+            continue
+        began, seconds = time.monotonic(), host.seconds()
+        _, model = await host.snapshot()
+        loss = await asyncio.to_thread(evaluator.loss, model)
+        if loss <= target:
+            found["seconds_to_target"] = seconds
+            host.request_stop(f"target loss {target:g} reached")
+            return
+        await asyncio.sleep(9 * (time.monotonic() - began))

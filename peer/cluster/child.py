@@ -1,0 +1,104 @@
+"""One peer of a local cluster: the process on the other end of the launcher's pipe.
+
+The pipe carries JSON lines. Child to launcher: bound, ready, summary, fatal. Launcher to child: addresses, stop. When the pipe
+breaks, the launcher is gone and the peer stops, so there are no orphans, however the launcher ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+
+from peer.config import Config
+from peer.daemon.peer import Bound, Peer
+from peer.daemon.process import log_to_stderr, run_loop, serve
+from peer.exit_codes import ExitCode, Fatal
+
+log = logging.getLogger("grapevine.cluster")
+
+
+class Leash:
+    """The child's end of the pipe, on its event loop."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._host: Peer | None = None
+        self._stop_reason = ""
+        self._addresses: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), self._read)
+
+    def attach(self, host: Peer) -> None:
+        """The peer that is stopped when the launcher says so or is gone."""
+        self._host = host
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, host.request_stop, "SIGTERM")
+        if self._stop_reason:
+            host.request_stop(self._stop_reason)
+
+    async def address_book(self, bound: Bound) -> Sequence[str]:
+        self.say("bound", asdict(bound))
+        return await self._addresses
+
+    def say(self, kind: str, content: object) -> None:
+        try:
+            self._pipe.send_bytes(json.dumps({"kind": kind, "content": content}).encode())
+        except OSError:
+            self._stop("the launcher is gone")
+
+    def _read(self) -> None:
+        try:
+            message = json.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            self._stop("the launcher is gone")
+            return
+        if message["kind"] == "addresses" and not self._addresses.done():
+            self._addresses.set_result(message["content"])
+        elif message["kind"] == "stop":
+            self._stop(message["content"])
+
+    def _stop(self, reason: str) -> None:
+        self._stop_reason = reason
+        if self._host is not None:
+            self._host.request_stop(reason)
+        if not self._addresses.done():
+            self._addresses.set_result([""] * 0)
+
+
+async def _live(config: Config, peer: int, pipe: Connection) -> ExitCode:
+    leash = Leash(pipe)
+
+    def started(host: Peer) -> None:
+        host.on_training = lambda: leash.say("ready", time.monotonic())
+        leash.attach(host)
+
+    try:
+        summary = await serve(config, peer, leash.address_book, linger=True, started=started)
+    except Fatal as fatal:
+        leash.say("fatal", {"code": int(fatal.code), "sentence": fatal.sentence})
+        return fatal.code
+    leash.say("summary", summary.as_dict())
+    return ExitCode.OK
+
+
+def child_main(config_json: str, peer: int, pipe: Connection) -> None:
+    """Entry point of the forked process. Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole process group; the launcher decides
+    config = Config.model_validate_json(config_json)
+    log_to_stderr(config)
+    code = ExitCode.BUG
+    try:
+        code = run_loop(_live(config, peer, pipe))
+    except Exception:
+        log.exception("peer %d: a bug ended this peer", peer)
+    finally:
+        pipe.close()
+        logging.shutdown()
+        os._exit(code)  # no interpreter tear-down: nothing of it is of use, and torch's takes long

@@ -1,0 +1,77 @@
+"""Watches a cluster from outside: fetches every peer's model over gRPC, evaluates their mean, and slows nobody.
+
+The loss is that of the mean model x_mean = sum_i x_i / n on the whole training set. Cadence: `eval_every` seconds, or ten times
+what one observation costs, whichever is longer, so that the observer never uses more than a tenth of one core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from peer.training.evaluate import Evaluator
+from peer.transport.client import PeerClient, PeerUnreachable
+from peer.wire.gossip_pb2 import StatusReply
+
+SHARE_OF_A_CORE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """seconds since the last peer was ready (when the models had been fetched); rounds: mean over peers; loss of the mean model;
+    consensus_distance sqrt(mean_i ||x_i - x_mean||^2)."""
+
+    seconds: float
+    rounds: float
+    loss: float
+    consensus_distance: float
+
+
+@dataclass(slots=True)
+class Observer:
+    """models [n, d]: the newest snapshots of all peers, in the order of ids."""
+
+    clients: Sequence[PeerClient]
+    evaluator: Evaluator
+    models: Tensor
+    ready_at: float
+    curve: list[Observation] = field(default_factory=list)
+    statuses: list[StatusReply | None] = field(default_factory=list)
+
+    async def observe(self) -> Observation:
+        """Fetch all models and evaluate their mean. Raises PeerUnreachable."""
+        rounds = await asyncio.gather(
+            *(client.snapshot(self.models[i], timeout=10.0) for i, client in enumerate(self.clients))
+        )
+        seconds = time.monotonic() - self.ready_at
+        loss, distance = await asyncio.to_thread(self._evaluate)
+        seen = Observation(seconds, sum(rounds) / len(rounds), loss, distance)
+        self.curve.append(seen)
+        return seen
+
+    async def refresh_statuses(self) -> None:
+        """Newest status of each peer, None where it did not answer."""
+
+        async def ask(client: PeerClient) -> StatusReply | None:
+            try:
+                return await client.status(timeout=2.0)
+            except PeerUnreachable:
+                return None
+
+        self.statuses = list(await asyncio.gather(*(ask(client) for client in self.clients)))
+
+    def _evaluate(self) -> tuple[float, float]:
+        mean = self.models.mean(dim=0)
+        distance = math.sqrt(float(torch.sum((self.models - mean) ** 2)) / len(self.models))
+        return self.evaluator.loss(mean), distance
+
+
+def pause_after(cost: float, eval_every: float) -> float:
+    """Seconds to wait before the next observation when the last one took `cost` seconds."""
+    return max(eval_every - cost, cost * (1.0 / SHARE_OF_A_CORE - 1.0), 0.0)

@@ -1,0 +1,252 @@
+"""One typed configuration. Command line > environment > file > the task's default > default.
+
+Every option is declared once, here: the command line (`--chunk-seconds`), the environment (`GRAPEVINE_CHUNK_SECONDS`) and the TOML
+file (`chunk_seconds`) are derived from the fields. The config is built once, in the command line, and passed down; nothing reads
+the environment later.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+ENV_PREFIX = "GRAPEVINE_"
+#: What launchers of torch jobs set; read after our own prefix.
+ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run: one sentence that names the option and the repair."""
+
+
+class Config(BaseModel):
+    """Everything a peer, or a cluster of them, is told. Options marked [alike] must be equal on all peers; links check it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # the run
+    run: str = Field("grapevine", min_length=1, description="Name of the run; peers of another run are refused [alike]")
+    peers: int = Field(8, ge=1, le=100_000, description="Number of peers [alike]")
+    seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
+
+    # who talks to whom
+    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha"] = Field("dpsgd", description="How peers agree [alike]")
+    topology: str = Field(
+        "ring",
+        description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, or a JSON file of edges [alike]",
+    )
+    degree: int | None = Field(
+        None, ge=1, description="Degree of random-regular (default 4, less for few peers) [alike]"
+    )
+    probability: float | None = Field(
+        None, gt=0, le=1, description="Edge probability of erdos-renyi (default: surely connected) [alike]"
+    )
+    radius: float | None = Field(
+        None, gt=0, description="Radius of geometric in the unit square (default: surely connected) [alike]"
+    )
+    random_graph_every: int = Field(
+        0, ge=0, description="dpsgd: a new random graph every R rounds; 0: one for all time [alike]"
+    )
+    mixing: Literal["metropolis", "best-constant"] = Field(
+        "metropolis", description="Weights of dpsgd on a fixed graph [alike]"
+    )
+    budget: float = Field(
+        0.5, description="matcha: communication budget in (0, 1]; more talks more and agrees faster [alike]"
+    )
+
+    # when a round ends
+    closing: Literal["barrier", "first", "quorum", "deadline"] = Field(
+        "first", description="first: never wait; barrier: wait for all; quorum, deadline: between [alike]"
+    )
+    quorum: float = Field(0.5, gt=0, le=1, description="quorum: close when this fraction of the neighbours has [alike]")
+    round_deadline: float | None = Field(
+        None,
+        gt=0,
+        description="deadline: seconds a round may last (default: adapts, median + deadline-mads * MAD of rounds seen)",
+    )
+    deadline_mads: float = Field(
+        4.0, ge=0, description="deadline: MADs above the median; more waits longer and wastes less"
+    )
+    round_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="Safety net: a round closes after so many seconds whatever the policy says, and silent peers become suspect",
+    )
+    in_flight: Literal["carry", "redo", "drain"] = Field(
+        "carry", description="A chunk under way at the close: count it next round, compute it again, or finish it first"
+    )
+    weighting: Literal["samples", "peers"] = Field(
+        "peers",
+        description="peers: each peer's mean gradient counts alike; samples: in proportion to finished work [alike]",
+    )
+
+    # training
+    task: str = Field("digits", description="digits, digits-cnn, or module:Class of your own [alike]")
+    batch_size: int = Field(16, ge=1, description="Samples per peer and round")
+    chunks: int = Field(8, ge=1, description="Chunks a batch is cut into; more chunks waste less of a straggler's work")
+    lr: float = Field(0.1, gt=0, description="Learning rate [alike]")
+    optimizer: str = Field("sgd", description="sgd, momentum, adam or adamw (a task may bring its own) [alike]")
+    partition: Literal["iid", "shards", "dirichlet"] = Field(
+        "iid", description="How the data is dealt to peers [alike]"
+    )
+    alpha: float = Field(0.5, gt=0, description="dirichlet: less is more uneven [alike]")
+    nonfinite_limit: int = Field(
+        10, ge=1, description="Chunks in a row with NaN or infinite gradients before the peer stops"
+    )
+
+    # emulated devices
+    straggler: tuple[str, ...] = Field(
+        (), description="0=4x, all=exp:1.0, 3=pareto:2, 2=pause:30s@20s; may be repeated"
+    )
+    chunk_seconds: float = Field(
+        0.0, ge=0, description="Nominal seconds of a chunk, by sleeping; 0: as fast as the machine is"
+    )
+
+    # when to stop
+    target_loss: float | None = Field(
+        None, gt=0, description="Stop when the mean model's loss on the training set is at or below this"
+    )
+    max_rounds: int | None = Field(None, ge=1, description="Stop after so many rounds")
+    max_seconds: float | None = Field(None, gt=0, description="Stop after so many seconds of training")
+    eval_every: float = Field(
+        0.25, gt=0, description="Seconds between two evaluations of the mean model, outside the peers"
+    )
+    report: Path | None = Field(None, description="Write the report to this JSON file")
+
+    # the network
+    peer: int | None = Field(None, ge=0, description="Id of this peer, 0 .. peers-1 (peer only)")
+    listen: str = Field("127.0.0.1:0", description="HOST:PORT to listen on; port 0: any free one")
+    addresses: tuple[str, ...] = Field((), description="HOST:PORT of every peer, in the order of ids (peer only)")
+    metrics_port: int = Field(
+        0, ge=-1, le=65535, description="Port of /metrics (up: the first of as many as peers); 0: any, -1: none"
+    )
+    preset: Literal["local", "lan", "wan"] = Field(
+        "local", description="Time-outs: how long a silent neighbour is waited for"
+    )
+    start_timeout: float = Field(60.0, gt=0, description="Seconds to wait for all peers to appear")
+    reflection: bool = Field(False, description="Serve gRPC reflection")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="How much a peer says")
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise ValueError("must be in (0, 1]")
+        return value
+
+    @field_validator("straggler", "addresses", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(word.strip() for word in value.split(";") if word.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        if self.batch_size % self.chunks:
+            divisors = [c for c in range(1, self.batch_size + 1) if self.batch_size % c == 0]
+            near = min(divisors, key=lambda c: abs(c - self.chunks))
+            raise ValueError(
+                f"chunks: {self.chunks} chunks do not divide a batch of {self.batch_size} samples; {near} would"
+            )
+        if self.random_graph_every and self.algorithm != "dpsgd":
+            raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
+        return self
+
+    @property
+    def chunk_samples(self) -> int:
+        """b = B / m."""
+        return self.batch_size // self.chunks
+
+
+def flag(name: str) -> str:
+    """Command line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """ ", did you mean X?" or the list of valid names."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"valid are {', '.join(names)}"
+
+
+def load(
+    command_line: Mapping[str, object],
+    environment: Mapping[str, str],
+    file: Path | None = None,
+    task_defaults: Mapping[str, object] | None = None,
+) -> Config:
+    """The config from its four sources; `command_line` holds only what was really given. Raises ConfigError."""
+    merged: dict[str, object] = dict(task_defaults or {})
+    merged.update(_from_file(file) if file else {})
+    merged.update(_from_environment(environment))
+    merged.update(command_line)
+    return validated(merged)
+
+
+def validated(values: Mapping[str, object]) -> Config:
+    """Config of these values. Raises ConfigError with one sentence."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from None
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; `grapevine init` writes a config to start from") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for name in values:
+        if name not in Config.model_fields:
+            raise ConfigError(f"{path}: unknown option {name!r}; {nearest(name, Config.model_fields)}")
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    known = {ENV_PREFIX + name.upper(): name for name in Config.model_fields}
+    for name in environment:
+        if name.startswith(ENV_PREFIX) and name not in known:
+            raise ConfigError(f"environment: unknown variable {name}; {nearest(name, known)}")
+    values: dict[str, object] = {
+        field: environment[alias] for field, alias in ENV_ALIASES.items() if alias in environment
+    }
+    values.update({known[name]: text for name, text in environment.items() if name in known})
+    return values
+
+
+def _sentence(error: ValidationError) -> str:
+    first: Mapping[str, Any] = error.errors()[0]  # type: ignore[assignment]
+    where = first["loc"]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not where:
+        name, _, rest = message.partition(": ")
+        return f"{flag(name)}: {rest}"
+    name = str(where[0])
+    given = first["input"]
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {name!r}; {nearest(name, Config.model_fields)}"
+    if first["type"] == "literal_error":
+        annotation = Config.model_fields[name].annotation
+        valid = getattr(annotation, "__args__", ())
+        return f"{flag(name)}: unknown {name} {given!r}; {nearest(str(given), map(str, valid))}"
+    return f"{flag(name)}: {message[0].lower()}{message[1:]}, not {given!r}"
+
+
+#: Named by the schedule's digest or checked on their own, so not compared as text.
+_CHECKED_ELSEWHERE = {"run", "peers", "topology", "degree", "probability", "radius"}
+
+
+def alike(config: Config) -> dict[str, object]:
+    """The options marked [alike] in their description, by name: peers that differ in one of them refuse each other."""
+    return {
+        name: getattr(config, name)
+        for name, field in Config.model_fields.items()
+        if "[alike]" in (field.description or "") and name not in _CHECKED_ELSEWHERE
+    }

@@ -1,0 +1,65 @@
+"""Totals of one peer: a fold over its round reports. Status, metrics, live view and summary read it; training does not."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from peer.gossip.round import RoundReport
+
+
+@dataclass(slots=True)
+class Ledger:
+    """quota: chunks of a full round. train_loss is the mean over the last `window` rounds' samples."""
+
+    quota: int
+    rounds: int = 0
+    chunks: int = 0
+    samples: int = 0
+    max_staleness: int = 0
+    neighbor_distance: float = 0.0
+    edges: int = 0
+    edges_received: int = 0
+    rounds_by_reason: Counter[str] = field(default_factory=Counter)
+    edges_lost: Counter[str] = field(default_factory=Counter)
+    lost_by_neighbor: Counter[int] = field(default_factory=Counter)
+    staleness: Counter[int] = field(default_factory=Counter)
+    seconds_exchanging: float = 0.0
+    seconds_mixing: float = 0.0
+    round_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    _losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=32))
+
+    def add(self, report: RoundReport) -> None:
+        self.rounds += 1
+        self.chunks += report.num_chunks
+        self.samples += report.num_samples
+        self.max_staleness = max(self.max_staleness, *report.staleness, 0)
+        self.staleness.update(report.staleness)
+        if report.neighbor_distance is not None:
+            self.neighbor_distance = report.neighbor_distance
+        self.edges += report.num_neighbors
+        self.edges_received += report.num_received
+        self.rounds_by_reason[report.close_reason] += 1
+        self.edges_lost.update(report.lost.values())
+        self.lost_by_neighbor.update(report.lost.keys())
+        self.seconds_exchanging += report.timing.exchanging
+        self.seconds_mixing += report.timing.mixing
+        self.round_seconds.append(report.timing.total)
+        self._losses.append((report.loss_sum, report.num_samples))
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss of this peer's recent samples; NaN before the first."""
+        samples = sum(n for _, n in self._losses)
+        return sum(loss for loss, _ in self._losses) / samples if samples else float("nan")
+
+    @property
+    def finished_fraction(self) -> float:
+        """Chunks counted in updates over chunks of full rounds."""
+        return self.chunks / (self.rounds * self.quota) if self.rounds else 0.0
+
+    @property
+    def typical_round_seconds(self) -> float:
+        """Median of the recent rounds; 0 before the first."""
+        recent = sorted(self.round_seconds)
+        return recent[len(recent) // 2] if recent else 0.0

@@ -1,0 +1,315 @@
+"""One peer, put together: build, start, rounds, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from peer.config import Config
+from peer.daemon.assembly import Parts, assemble
+from peer.daemon.conversation import Conversation
+from peer.daemon.player import RoundPlayer, Rules, Stopped
+from peer.daemon.summary import PeerSummary
+from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.algorithm import RoundBroken
+from peer.gossip.delivery import PRESETS
+from peer.metrics import PeerMetrics
+from peer.training.accumulator import InFlight
+from peer.training.trainer import ChunkEvent
+from peer.transport.base import Transport
+from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
+
+log = logging.getLogger("grapevine.peer")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where a started peer is found."""
+
+    peer: int
+    address: str
+    metrics_port: int
+
+
+#: Told where this peer listens, answers with the addresses of all peers in the order of ids.
+AddressBook = Callable[[Bound], Awaitable[Sequence[str]]]
+
+
+class Peer:
+    """One peer of a run; also the `PeerService` that answers observers."""
+
+    def __init__(self, config: Config, peer: int) -> None:
+        self.config = config
+        self.peer = peer
+        self.state = "starting"
+        self.bound = Bound(peer, "", -1)
+        self.stop_reason = ""
+        self.on_training: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
+        self.metrics = PeerMetrics({"algorithm": config.algorithm, "task": config.task, "topology": config.topology})
+        self._transport: Transport | None = None
+        self._player: RoundPlayer | None = None
+        self._said: Conversation | None = None
+        self._fatal: Fatal | None = None
+        self._started_at: float | None = None
+        self._ended_at: float | None = None
+        self._released = asyncio.Event()
+        self._wanted: set[int] = set()
+        self._addresses: Mapping[int, str] = {}
+
+    @property
+    def parts(self) -> Parts:
+        return self._parts
+
+    @property
+    def player(self) -> RoundPlayer:
+        assert self._player is not None, "the peer has not been started"
+        return self._player
+
+    # life
+
+    async def run(self, transport: Transport, address_book: AddressBook, *, linger: bool = False) -> PeerSummary:
+        """Start, train until a limit or `request_stop`, say goodbye. Raises Fatal.
+
+        linger: stay reachable after the last round until `request_stop`, so that observers can fetch the final model.
+        """
+        self._transport = transport
+        parts = self._parts
+        closing = parts.closing
+        self._said = said = Conversation(
+            self.peer,
+            parts.schedule,
+            closing,
+            transport,
+            self.metrics,
+            payload_means_closed=parts.algorithm.sends_after_close,
+        )
+        rules = Rules(closing, InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
+        self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
+        try:
+            await self._appear(transport, said, address_book)
+            await self._train(said, transport)
+            if linger and not self.stop_reason.startswith("asked"):
+                self.state = "finished"
+                await self._released.wait()
+        finally:
+            await self._leave(transport, said)
+        return self.summary()
+
+    def request_stop(self, reason: str) -> None:
+        """End training as soon as possible and say goodbye. May be called again."""
+        self._released.set()
+        if not self.stop_reason:
+            self.stop_reason = f"asked: {reason}"
+        if self._player is not None:
+            self._player.request_stop()
+
+    async def _appear(self, transport: Transport, said: Conversation, address_book: AddressBook) -> None:
+        try:
+            address = await transport.start(said)
+        except OSError as error:
+            raise Fatal(ExitCode.PORT, f"peer {self.peer} can't listen: {error.strerror or error}") from None
+        self.bound = Bound(self.peer, address, self.bound.metrics_port)
+        self._addresses = dict(enumerate(await address_book(self.bound)))
+        self._link_up(0)
+        until = self._loop.time() + self.config.start_timeout
+        wanted = set(self._parts.schedule.links(0, self.peer))
+        said_ready = False
+        while not said.everybody_ready():
+            said.stirred.clear()
+            self._check_refusals(said)
+            if self.stop_reason:
+                return
+            if not said_ready and wanted <= set(transport.linked()):
+                said_ready = True
+                said.say_ready()
+                continue
+            if self._loop.time() >= until:
+                raise Fatal(ExitCode.ABSENT, self._absence(wanted - set(transport.linked()), said))
+            timer = self._loop.call_at(until, said.stirred.set)
+            await said.stirred.wait()
+            timer.cancel()
+
+    async def _train(self, said: Conversation, transport: Transport) -> None:
+        if self.stop_reason:
+            return
+        self.state = "training"
+        self._started_at = self._loop.time()
+        self.on_training()
+        self._parts.trainer.start()
+        timer = None
+        if self.config.max_seconds is not None:
+            timer = self._loop.call_later(
+                self.config.max_seconds, self._limit, f"{self.config.max_seconds:g} s are over"
+            )
+        try:
+            while self.config.max_rounds is None or said.round < self.config.max_rounds:
+                self._link_up(said.round)
+                report = await self.player.play(said.round)
+                self.metrics.round(report)
+                self._count()
+                said.round += 1
+            self.stop_reason = self.stop_reason or f"{said.round} rounds are done"
+        except Stopped:
+            if self._fatal is not None:
+                raise self._fatal from None
+        except RoundBroken as broken:
+            if said.directory.has_left(broken.peer):
+                self.stop_reason = (
+                    self.stop_reason or f"peer {broken.peer} left, and {self.config.algorithm} needs every peer"
+                )
+            else:
+                raise Fatal(
+                    ExitCode.LOST,
+                    f"{broken}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha",
+                ) from None
+        finally:
+            self._ended_at = self._loop.time()
+            if timer is not None:
+                timer.cancel()
+
+    def _limit(self, reason: str) -> None:
+        self.stop_reason = self.stop_reason or reason
+        self.player.request_stop()
+
+    async def _leave(self, transport: Transport, said: Conversation) -> None:
+        self.state = "draining"
+        said.say_leaving(said.round)
+        stopped = await self._loop.run_in_executor(None, self._parts.trainer.stop, 10.0)
+        if not stopped:
+            log.error("peer %d: the trainer did not stop within 10 s", self.peer)
+        self._count()
+        await transport.stop()
+        self.player.close()
+
+    def _link_up(self, round: int) -> None:
+        assert self._transport is not None
+        wanted = {j: self._addresses[j] for j in self._parts.schedule.links(round, self.peer) if j not in self._wanted}
+        if wanted:
+            self._wanted |= wanted.keys()
+            self._transport.connect(wanted)
+
+    def _check_refusals(self, said: Conversation) -> None:
+        for _, field, sentence in said.refusals:
+            if field not in ("run", "peer"):
+                raise Fatal(ExitCode.REFUSED, f"peer {self.peer}: {sentence}")
+        refused = {peer for peer, field, _ in said.refusals if peer is not None and field == "run"}
+        wanted = set(self._parts.schedule.links(0, self.peer))
+        if wanted and wanted <= refused:
+            raise Fatal(ExitCode.REFUSED, f"peer {self.peer}: {said.refusals[0][2]}")
+
+    def _absence(self, unlinked: set[int], said: Conversation) -> str:
+        absent = sorted(unlinked) or said.missing()
+        names = ", ".join(f"peer {j} ({self._addresses[j]})" for j in absent[:5]) + (
+            " and others" if len(absent) > 5 else ""
+        )
+        return f"peer {self.peer}: {names} did not appear within {self.config.start_timeout:g} s"
+
+    # the trainer's thread speaks here
+
+    def _from_trainer(self, event: ChunkEvent) -> None:
+        self._loop.call_soon_threadsafe(self._on_chunk, event)
+
+    def _on_chunk(self, event: ChunkEvent) -> None:
+        if event.error is not None:
+            self._die(
+                Fatal(ExitCode.TASK, f"peer {self.peer}: the task failed: {type(event.error).__name__}: {event.error}")
+            )
+        else:
+            assert event.verdict is not None
+            self.metrics.chunk(str(event.verdict))
+            in_a_row = event.nonfinite_in_a_row
+            if in_a_row >= self.config.nonfinite_limit:
+                self._die(
+                    Fatal(
+                        ExitCode.NONFINITE,
+                        f"peer {self.peer}: {in_a_row} chunks in a row had NaN or infinite gradients; lower --lr or look at the data",
+                    )
+                )
+        if self._said is not None:
+            self._said.stirred.set()
+
+    def _die(self, fatal: Fatal) -> None:
+        self._fatal = self._fatal or fatal
+        self.player.request_stop()
+
+    # what others may ask
+
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        if self._started_at is None:
+            return 0.0
+        return (self._ended_at or self._loop.time()) - self._started_at
+
+    def _count(self) -> None:
+        self.metrics.trainer(*self._parts.trainer.seconds)
+        if self._transport is not None:
+            self.metrics.traffic(self._transport.traffic())
+
+    async def snapshot(self) -> tuple[int, Tensor]:
+        """(rounds finished, a consistent copy of the parameters [d])."""
+        return await self.player.snapshot()
+
+    def summary(self) -> PeerSummary:
+        assert self._transport is not None
+        return PeerSummary.of(self.player.ledger, self._parts.trainer, self._transport.traffic(), self)
+
+    def status(self) -> StatusReply:
+        """For `grapevine status` and the live view."""
+        summary = self.summary()
+        reply = StatusReply(
+            peer=self.peer,
+            num_peers=self.config.peers,
+            run=self.config.run,
+            algorithm=self.config.algorithm,
+            topology=self.config.topology,
+            task=self.config.task,
+            state=State.Value(f"STATE_{self.state.upper()}"),
+            fingerprint=self._parts.fingerprint,
+            metrics_port=max(self.bound.metrics_port, 0),
+            neighbors=self._neighbors(),
+        )
+        reply.rounds_by_reason.update(summary.rounds_by_reason)
+        for name in _SAME_IN_STATUS:
+            setattr(reply, name, getattr(summary, name))
+        reply.chunks_finished = summary.chunks
+        reply.consensus_distance = summary.neighbor_distance
+        return reply
+
+    def _neighbors(self) -> list[Neighbor]:
+        assert self._transport is not None
+        assert self._said is not None
+        traffic = self._transport.traffic()
+        rows = []
+        for j in self._parts.schedule.base(self._said.round).neighbors(self.peer):
+            moved = traffic.get(j)
+            rows.append(
+                Neighbor(
+                    peer=j,
+                    address=self._addresses.get(j, ""),
+                    state=str(self._said.directory.status(j)),
+                    bytes_sent=moved.bytes_sent if moved else 0,
+                    bytes_received=moved.bytes_received if moved else 0,
+                    missed=self.player.ledger.lost_by_neighbor[j],
+                )
+            )
+        return rows
+
+
+_SAME_IN_STATUS = (
+    *("pid", "seconds", "round", "train_loss", "idle_fraction", "finished_fraction", "max_staleness"),
+    *(
+        "samples",
+        "samples_started",
+        "samples_redone",
+        "samples_nonfinite",
+        "samples_abandoned",
+        "bytes_sent",
+        "bytes_received",
+    ),
+)

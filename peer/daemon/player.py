@@ -1,0 +1,286 @@
+"""Plays one peer's rounds: carries out the effects of the score with the trainer thread and the transport.
+
+The event loop never computes: mathematics between two effects runs on a worker thread, unless the vector is so small (INLINE) that
+the hand-over would cost more. Nothing here waits for a peer without a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from peer.daemon.conversation import Conversation
+from peer.daemon.ledger import Ledger
+from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
+from peer.gossip.closing import CloseReason, ClosingPolicy
+from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.round import RoundReport, Timing, advance
+from peer.training.accumulator import InFlight
+from peer.training.trainer import Trainer
+from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Transport
+from topology import Schedule
+
+INLINE = 1 << 18  # elements up to which a pass over a vector is shorter than handing it to another thread
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The peer was asked to stop in the middle of a round; the round is abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How rounds are closed and exchanges given up."""
+
+    closing: ClosingPolicy
+    in_flight: InFlight
+    round_timeout: float
+    bounds: DeadlineBounds
+
+
+@dataclass(slots=True)
+class Master:
+    """The master vector [d]. `lock` is held by whoever changes it and by whoever copies it from another thread."""
+
+    params: Tensor
+    lock: threading.Lock
+
+
+class RoundPlayer:
+    """One peer's rounds, one after the other."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        schedule: Schedule,
+        trainer: Trainer,
+        transport: Transport,
+        said: Conversation,
+        rules: Rules,
+    ) -> None:
+        self.ledger = Ledger(trainer.quota_chunks)
+        self.master = Master(algorithm.state.params, threading.Lock())
+        self._algorithm = algorithm
+        self._schedule = schedule
+        self._trainer = trainer
+        self._transport = transport
+        self._said = said
+        self._rules = rules
+        self._deadlines = NeighborDeadlines(rules.bounds)
+        self._inboxes: dict[int, Tensor] = {}
+        self._handed_out = 0  # samples closed in this round, not yet applied
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="grapevine-math")
+        self._loop = asyncio.get_running_loop()
+        self._stop: asyncio.Future[None] = self._loop.create_future()
+
+    def request_stop(self) -> None:
+        """End the current round as soon as possible; `play` raises Stopped."""
+        if not self._stop.done():
+            self._stop.set_result(None)
+        self._said.stirred.set()
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True)
+
+    async def snapshot(self) -> tuple[int, Tensor]:
+        """(rounds finished, a consistent copy [d] of the parameters)."""
+
+        def copy() -> Tensor:
+            with self.master.lock:
+                return self.master.params.clone()
+
+        return self._said.round, await self.off_loop(copy)
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Run on the worker thread, or right here if the vector is small."""
+        if self.master.params.numel() <= INLINE:
+            return work()
+        return await self._loop.run_in_executor(self._worker, work)
+
+    async def play(self, round: int) -> RoundReport:
+        """Play one round. Raises Stopped, or RoundBroken from the algorithm."""
+        plan = self._schedule.plan(round, self._said.peer)
+        self._said.round = round
+        self._transport.advance(ExchangeKey(round, 0))
+        clock = _Stopwatch(self._loop.time)
+        score = self._algorithm.round(plan)
+        self._handed_out = 0
+        try:
+            step = await self._advance(score, None, clock)
+            while not isinstance(step, Update):
+                answer = await self._carry_out(round, step, clock)
+                step = await self._advance(score, answer, clock)
+        except (Stopped, RoundBroken):
+            self._trainer.revoke(self._handed_out)
+            raise
+        report = RoundReport.of(plan, step, clock.timing())
+        self.ledger.add(report)
+        return report
+
+    async def _advance(self, score: Score, answer: Answer | None, clock: _Stopwatch) -> Effect | Update:
+        def work() -> Effect | Update:
+            with self.master.lock, torch.no_grad():
+                return advance(score, answer)
+
+        started = clock.now()
+        step = await self.off_loop(work)
+        clock.mixing += clock.now() - started
+        return step
+
+    async def _carry_out(self, round: int, effect: Effect, clock: _Stopwatch) -> Answer:
+        if isinstance(effect, Accumulate):
+            return await self._accumulate(round, clock)
+        if isinstance(effect, Exchange):
+            handles, lost = self._open(round, effect)
+            return await self._settle(effect, handles, lost, clock)
+        handles, lost = self._open(round, effect.exchange)
+        try:
+            done = await self._accumulate(round, clock)
+        except BaseException:
+            for handle in handles.values():
+                handle.give_up(LossReason.LEFT)
+            raise
+        return done, await self._settle(effect.exchange, handles, lost, clock)
+
+    # Accumulate
+
+    async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
+        opened_at = self._said.opened_at = self._loop.time()
+        await self.off_loop(lambda: self._trainer.open(round, self.master.params, self.master.lock))
+        reason = await self._until_closed(round, opened_at)
+        self._said.opened_at = None
+        if self._rules.in_flight is InFlight.DRAIN:
+            await self._drained()
+        done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
+        clock.accumulating += self._loop.time() - opened_at
+        self._handed_out = done.num_samples
+        return done
+
+    async def _until_closed(self, round: int, opened_at: float) -> CloseReason:
+        announced = False
+        give_up_at = opened_at + self._rules.round_timeout
+        while True:
+            self._said.stirred.clear()
+            self._check_stop()
+            own_done = self._trainer.quota_done
+            if own_done and not announced:
+                announced = True
+                self._said.say_closed(round)
+            now = self._loop.time()
+            view = self._said.view(own_done, opened_at)
+            reason = self._rules.closing.decide(view, now)
+            if reason is None and now >= give_up_at:
+                reason = CloseReason.TIMEOUT
+                for silent in view.living - view.closed:
+                    self._said.directory.missed(silent)
+            if reason is not None:
+                if not announced and reason is not CloseReason.WORD:
+                    self._said.say_closed(round)
+                return reason
+            wake_at = self._rules.closing.wake_at(view)
+            await self._stirred_until(give_up_at if wake_at is None else min(wake_at, give_up_at))
+
+    async def _drained(self) -> None:
+        self._trainer.hold()
+        while self._trainer.in_flight:
+            self._said.stirred.clear()
+            self._check_stop()
+            if not self._trainer.in_flight:
+                return
+            await self._said.stirred.wait()
+
+    async def _stirred_until(self, when: float) -> None:
+        timer = self._loop.call_at(when, self._said.stirred.set)
+        try:
+            await self._said.stirred.wait()
+        finally:
+            timer.cancel()
+
+    def _check_stop(self) -> None:
+        if self._stop.done():
+            raise Stopped
+
+    # Exchange
+
+    def _open(self, round: int, effect: Exchange) -> tuple[dict[int, ExchangeHandle], dict[int, str]]:
+        handles: dict[int, ExchangeHandle] = {}
+        lost: dict[int, str] = {}
+        key = ExchangeKey(round, effect.phase)
+        for peer in sorted({*effect.send, *effect.receive}):
+            takes_part, why = self._said.directory.takes_part(peer, round)
+            if not takes_part:
+                lost[peer] = why
+                continue
+            receive = self._inbox(peer, effect.receive[peer]) if peer in effect.receive else None
+            handles[peer] = self._transport.exchange(peer, key, effect.send.get(peer), receive, atomic=effect.atomic)
+        return handles, lost
+
+    def _inbox(self, peer: int, num_elements: int) -> Tensor:
+        buffer = self._inboxes.get(peer)
+        if buffer is None or buffer.numel() < num_elements:
+            buffer = self._inboxes[peer] = torch.empty(num_elements)
+        return buffer[:num_elements]
+
+    async def _settle(
+        self, effect: Exchange, handles: Mapping[int, ExchangeHandle], lost: dict[int, str], clock: _Stopwatch
+    ) -> Inbox:
+        started = clock.now()
+        await self._all_over(handles)
+        vectors: dict[int, Tensor] = {}
+        for peer, handle in handles.items():
+            outcome = handle.outcome.result()
+            if outcome.lost is None:
+                self._deadlines.observe(peer, outcome.seconds)
+                if peer in effect.receive:
+                    vectors[peer] = self._inbox(peer, effect.receive[peer])
+                continue
+            lost[peer] = str(outcome.lost)
+            if outcome.lost in (LossReason.DEADLINE, LossReason.LINK_DOWN):
+                self._said.directory.missed(peer)
+        clock.exchanging += clock.now() - started
+        self._check_stop()
+        return Inbox(vectors, lost)
+
+    async def _all_over(self, handles: Mapping[int, ExchangeHandle]) -> None:
+        """Wait until every exchange has its outcome; give up those whose deadline passes, and all of them on a stop."""
+        closed_at = self._loop.time()
+        typical = self.ledger.typical_round_seconds
+        until = {peer: closed_at + self._patience(peer, typical) for peer, h in handles.items() if not h.outcome.done()}
+        given_up: set[int] = set()
+        while pending := {peer for peer in until if not handles[peer].outcome.done()}:
+            now = self._loop.time()
+            for peer in sorted(pending - given_up):
+                if self._stop.done() or now >= until[peer]:
+                    handles[peer].give_up(LossReason.LEFT if self._stop.done() else LossReason.DEADLINE)
+                    given_up.add(peer)
+            waiting = [handles[peer].outcome for peer in pending]
+            waiting_for_stop = [] if self._stop.done() else [self._stop]
+            left = [until[peer] - now for peer in pending - given_up]
+            await asyncio.wait(
+                [*waiting, *waiting_for_stop], timeout=min(left, default=None), return_when=asyncio.FIRST_COMPLETED
+            )
+
+    def _patience(self, peer: int, typical_round_seconds: float) -> float:
+        if self._algorithm.delivery is Delivery.EVERY_MESSAGE:
+            return self._rules.bounds.most
+        return self._deadlines.seconds(peer, typical_round_seconds)
+
+
+class _Stopwatch:
+    """Collects the `Timing` of one round."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.started = now()
+        self.accumulating = self.exchanging = self.mixing = 0.0
+
+    def timing(self) -> Timing:
+        return Timing(self.now() - self.started, self.accumulating, self.exchanging, self.mixing)

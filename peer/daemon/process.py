@@ -1,0 +1,108 @@
+"""A peer as a process: event loop, signals, metrics server, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import torch
+import uvloop
+from prometheus_client import start_http_server
+
+from peer.config import Config
+from peer.daemon.assembly import BAD_INPUT
+from peer.daemon.peer import AddressBook, Bound, Peer
+from peer.daemon.summary import PeerSummary
+from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.delivery import PRESETS
+from peer.transport.grpc import GrpcOptions, GrpcTransport
+
+T = TypeVar("T")
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on a fresh uvloop: one event loop per process (grpc.aio misbehaves with several)."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def log_to_stderr(config: Config) -> None:
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+
+
+async def serve(
+    config: Config,
+    peer: int,
+    address_book: AddressBook,
+    *,
+    linger: bool = False,
+    started: Callable[[Peer], None] = lambda peer: None,
+) -> PeerSummary:
+    """Build and run one peer over gRPC. Raises Fatal, whatever is wrong."""
+    torch.set_num_threads(1)
+    try:
+        host = Peer(config, peer)
+    except BAD_INPUT as error:
+        raise Fatal(ExitCode.CONFIG, str(error)) from None
+    transport = GrpcTransport(
+        host.parts.identity,
+        config.listen,
+        service=host,
+        options=GrpcOptions(reflection=config.reflection, commit_grace_seconds=PRESETS[config.preset].least / 2),
+    )
+    stop_metrics = _serve_metrics(config, peer, host)
+    started(host)
+    try:
+        return await host.run(transport, address_book, linger=linger)
+    finally:
+        stop_metrics()
+
+
+def stop_on_signals(host: Peer) -> None:
+    """SIGTERM and the first SIGINT drain; a second SIGINT ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if host.stop_reason.startswith("asked"):
+            os._exit(ExitCode.INTERRUPTED)
+        host.request_stop("SIGINT")
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGTERM, host.request_stop, "SIGTERM")
+
+
+def fixed_addresses(config: Config) -> AddressBook:
+    """The address book of a standalone peer: its config."""
+
+    async def book(bound: Bound) -> tuple[str, ...]:
+        return config.addresses
+
+    return book
+
+
+def _serve_metrics(config: Config, peer: int, host: Peer) -> Callable[[], None]:
+    if config.metrics_port < 0:
+        return lambda: None
+    address = "0.0.0.0" if config.listen.startswith("0.0.0.0") else "127.0.0.1"
+    try:
+        server, thread = start_http_server(config.metrics_port, address, host.metrics.registry)
+    except OSError as error:
+        raise Fatal(
+            ExitCode.PORT,
+            f"peer {peer} can't serve metrics on {address}:{config.metrics_port}: {error.strerror}; try another --metrics-port",
+        ) from None
+    host.bound = Bound(peer, "", server.server_port)
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

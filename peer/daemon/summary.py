@@ -1,0 +1,90 @@
+"""What one peer did, in numbers: part of the report, which is an interface (docs/report.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from peer.daemon.ledger import Ledger
+from peer.training.trainer import Trainer
+from peer.transport.base import Traffic
+
+
+class Lived(Protocol):
+    """What a summary asks of its peer."""
+
+    peer: int
+    stop_reason: str
+
+    def seconds(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSummary:
+    """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_abandoned once the
+    peer has stopped; `samples` is what is in updates."""
+
+    peer: int
+    pid: int
+    stop_reason: str
+    seconds: float
+    round: int
+    rounds: int
+    chunks: int
+    samples: int
+    samples_started: int
+    samples_redone: int
+    samples_nonfinite: int
+    samples_abandoned: int
+    train_loss: float
+    neighbor_distance: float
+    seconds_computing: float
+    seconds_idle: float
+    seconds_exchanging: float
+    seconds_mixing: float
+    idle_fraction: float
+    finished_fraction: float
+    max_staleness: int
+    staleness: Mapping[str, int]
+    rounds_by_reason: Mapping[str, int]
+    edges_lost: Mapping[str, int]
+    bytes_sent: int
+    bytes_received: int
+
+    @classmethod
+    def of(cls, ledger: Ledger, trainer: Trainer, traffic: Mapping[int, Traffic], lived: Lived) -> PeerSummary:
+        samples = trainer.samples
+        computing, idle = trainer.seconds
+        return cls(
+            peer=lived.peer,
+            pid=os.getpid(),
+            stop_reason=lived.stop_reason,
+            seconds=lived.seconds(),
+            round=ledger.rounds,
+            rounds=ledger.rounds,
+            chunks=ledger.chunks,
+            samples=ledger.samples,
+            samples_started=samples.started,
+            samples_redone=samples.redone,
+            samples_nonfinite=samples.nonfinite,
+            samples_abandoned=samples.abandoned,
+            train_loss=ledger.train_loss,
+            neighbor_distance=ledger.neighbor_distance,
+            seconds_computing=computing,
+            seconds_idle=idle,
+            seconds_exchanging=ledger.seconds_exchanging,
+            seconds_mixing=ledger.seconds_mixing,
+            idle_fraction=idle / (computing + idle) if computing + idle else 0.0,
+            finished_fraction=ledger.finished_fraction,
+            max_staleness=ledger.max_staleness,
+            staleness={str(k): n for k, n in sorted(ledger.staleness.items())},
+            rounds_by_reason=dict(ledger.rounds_by_reason),
+            edges_lost=dict(ledger.edges_lost),
+            bytes_sent=sum(t.bytes_sent for t in traffic.values()),
+            bytes_received=sum(t.bytes_received for t in traffic.values()),
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""The protocol without I/O: no clock, socket, thread or log. Time is an argument."""

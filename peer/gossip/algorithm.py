@@ -1,0 +1,142 @@
+"""The interface of an algorithm, and the table of all of them.
+
+An algorithm is one paper in one file. Its `round` is a generator over effects that reads like the paper's listing; the host
+carries the effects out. To add one: write `algorithms/<name>.py` with a class like those there, add a line to
+`algorithms/__init__.py`, and the contract suite (tests/gossip/test_contract.py) runs over it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from peer.gossip.delivery import Delivery
+from peer.gossip.effects import Accumulated, Answer, Effect
+from topology import RoundPlan, Schedule, Topology
+
+WEIGHTINGS = ("samples", "peers")
+
+
+class Optimizer(Protocol):
+    """The daemon's optimizer on the master vector."""
+
+    def step(self, gradient: Tensor, samples_clock: int) -> None:
+        """Apply one mean gradient [d]. samples_clock: samples in all updates so far, which drives the learning rate."""
+
+
+@dataclass(slots=True)
+class PeerState:
+    """What an algorithm works on. params: the master vector x_i [d], changed in place between effects only.
+
+    samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them.
+    """
+
+    peer: int
+    num_peers: int
+    params: Tensor
+    optimizer: Optimizer
+    batch_size: int
+    weighting: str
+    samples_clock: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a round did. neighbor_distance: sqrt(mean over received x_j of ||x_j - x_i||^2) before mixing, None without any."""
+
+    accumulated: Accumulated
+    lost: Mapping[int, str] = field(default_factory=dict)
+    num_received: int = 0
+    neighbor_distance: float | None = None
+
+
+Score: TypeAlias = Generator[Effect, Answer, Update]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleOptions:
+    """What a schedule is made from. make_topology(seed) draws the base graph; random_graph_every = 0: one graph for all time."""
+
+    topology: Topology
+    random_graph_every: int
+    degree: int
+    probability: float | None
+    radius: float | None
+    mixing: str
+    budget: float
+    seed: int
+
+
+class RoundBroken(Exception):
+    """The round can't be completed without that peer."""
+
+    def __init__(self, peer: int, reason: str) -> None:
+        super().__init__(f"peer {peer} was lost in the middle of a round ({reason})")
+        self.peer = peer
+        self.reason = reason
+
+
+class Algorithm(ABC):
+    """One peer's side of a distributed training algorithm."""
+
+    name: ClassVar[str]
+    delivery: ClassVar[Delivery]
+    #: A payload of round k says that its sender has closed round k (True) or only k-1, because it is sent at the opening (False).
+    sends_after_close: ClassVar[bool]
+
+    def __init__(self, state: PeerState) -> None:
+        self.state = state
+
+    @classmethod
+    @abstractmethod
+    def make_schedule(cls, options: ScheduleOptions) -> Schedule:
+        """Who talks to whom. Raises TopologyError if the options do not suit this algorithm."""
+
+    @abstractmethod
+    def round(self, plan: RoundPlan) -> Score:
+        """One round, top to bottom. Raises RoundBroken if a peer that can't be done without was lost."""
+
+    def contribution_scale(self, done: Accumulated) -> float:
+        """Factor that makes a gradient of grad_sum G_i [d]: `samples` 1/B, proportional to finished work; `peers` 1/n_i, the
+        mean of the finished samples. 0 when nothing was finished."""
+        if done.num_samples == 0:
+            return 0.0
+        return 1.0 / (self.state.batch_size if self.state.weighting == "samples" else done.num_samples)
+
+
+def mix_(
+    params: Tensor, self_weight: float, weights: Mapping[int, float], vectors: Mapping[int, Tensor]
+) -> float | None:
+    """params <- self_weight * params + sum_j w_j x_j, in place, in the order of ids, so that arrival order changes no bit.
+
+    params, vectors[j]: [d]. Returns sqrt(mean_j ||x_j - params||^2) before mixing; None without vectors. Works through pieces
+    that fit the cache, so it needs no vector of its own.
+    """
+    order = sorted(vectors)
+    squares = 0.0
+    for start in range(0, params.numel(), PIECE):
+        piece = params[start : start + PIECE]
+        theirs = [vectors[j][start : start + PIECE] for j in order]
+        squares += sum(float((x - piece).square_().sum()) for x in theirs)
+        piece.mul_(self_weight)
+        for j, x in zip(order, theirs, strict=True):
+            piece.add_(x, alpha=weights[j])
+    return math.sqrt(squares / len(order)) if order else None
+
+
+PIECE = 1 << 18  # elements worked on at a time: 1 MiB of float32
+
+
+def scaled(gradient: Tensor, factor: float) -> Tensor:
+    """gradient [d] times factor, in place."""
+    return gradient.mul_(factor) if factor != 1.0 else gradient
+
+
+def zeros(num_elements: int) -> Tensor:
+    return torch.zeros(num_elements, dtype=torch.float32)

@@ -1,0 +1,12 @@
+"""The registry: one line per algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithms.dpsgd import DPSGD
+from peer.gossip.algorithms.matcha import Matcha
+from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
+
+ALGORITHMS: Mapping[str, type[Algorithm]] = {cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha)}

@@ -1,0 +1,52 @@
+"""D-PSGD: decentralized parallel SGD (Lian et al. 2017, arXiv 1705.09056, algorithm 1).
+
+x_i(k+1) = sum_j W_ij x_j(k) - lr * g_i(k), g_i the gradient at x_i(k), before mixing. So the exchange of x_i(k) needs nothing
+of this round's computation and hides behind it. Fixed graphs, or a new random one every R rounds.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from peer.gossip.algorithm import Algorithm, ScheduleOptions, Score, Update, mix_, scaled
+from peer.gossip.delivery import Delivery, mixing_weights
+from peer.gossip.effects import Accumulate, Accumulated, Both, Exchange, Inbox
+from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule
+
+
+class DPSGD(Algorithm):
+    name: ClassVar[str] = "dpsgd"
+    delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
+    sends_after_close: ClassVar[bool] = False
+
+    @classmethod
+    def make_schedule(cls, options: ScheduleOptions) -> Schedule:
+        if options.random_graph_every == 0:
+            return FixedSchedule(options.topology, options.mixing)
+        return RandomGraphSchedule(
+            name=options.topology.name,
+            num_peers=options.topology.num_peers,
+            every=options.random_graph_every,
+            seed=options.seed,
+            degree=options.degree,
+            probability=options.probability,
+            radius=options.radius,
+        )
+
+    def round(self, plan: RoundPlan) -> Score:
+        state, x = self.state, self.state.params
+        sends = dict.fromkeys(plan.neighbors, x)
+        expects = dict.fromkeys(plan.neighbors, x.numel())
+        answer = yield Both(Accumulate(), Exchange(phase=0, send=sends, receive=expects, atomic=True))
+        assert isinstance(answer, tuple)
+        done, inbox = answer
+        assert isinstance(done, Accumulated)
+        assert isinstance(inbox, Inbox)
+
+        self_weight, weights = mixing_weights(plan, inbox.vectors)
+        distance = mix_(x, self_weight, weights, inbox.vectors)
+        state.samples_clock += done.num_samples * state.num_peers
+        if done.num_samples:
+            gradient = scaled(done.grad_sum, self.contribution_scale(done))
+            state.optimizer.step(gradient, state.samples_clock)
+        return Update(done, inbox.lost, len(inbox.vectors), distance)

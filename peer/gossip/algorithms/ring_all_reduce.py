@@ -1,0 +1,82 @@
+"""Ring all-reduce of (gradient sum, sample count), blocking or non-blocking (He & Dube 2022, arXiv 2211.00889; the ring of Patarasu
+& Yuan 2009).
+
+Peers stand in a ring by id; each sends to the next and receives from the previous. The vector [d + 1] = [G_i | n_i] is cut into n
+shards. Reduce-scatter: n-1 steps after which peer i holds the whole sum of shard (i + 1) mod n. All-gather: n-1 steps that pass the
+finished shards round, so every peer steps with the same bits: g = sum G / sum n, x <- x - lr * g. Each shard is summed in the order of
+the ring, at one peer, whatever the order of arrival. Counts are exact in float32 up to 2^24 samples a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import ClassVar
+
+from torch import Tensor
+
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, scaled, zeros
+from peer.gossip.delivery import Delivery
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from topology import FixedSchedule, RoundPlan, Schedule, TopologyError, build
+
+
+class RingAllReduce(Algorithm):
+    name: ClassVar[str] = "ring-all-reduce"
+    delivery: ClassVar[Delivery] = Delivery.EVERY_MESSAGE
+    sends_after_close: ClassVar[bool] = True
+
+    def __init__(self, state: PeerState) -> None:
+        super().__init__(state)
+        self._sum = zeros(state.params.numel() + 1)
+        self._shards = list(self._sum.tensor_split(state.num_peers))
+
+    @classmethod
+    def make_schedule(cls, options: ScheduleOptions) -> Schedule:
+        ring = build("ring", options.topology.num_peers)
+        if options.topology.edges != ring.edges or options.random_graph_every:
+            raise TopologyError(
+                f"ring-all-reduce passes shards along the ring of all peers: use --topology ring, not {options.topology.name}"
+                f"{' with random graphs' if options.random_graph_every else ''}"
+            )
+        return FixedSchedule(options.topology, options.mixing)
+
+    def round(self, plan: RoundPlan) -> Score:
+        answer = yield Accumulate()
+        assert isinstance(answer, Accumulated)
+        state, done, total = self.state, answer, self._sum
+
+        by_samples = state.weighting == "samples"
+        total[:-1] = done.grad_sum
+        if not by_samples and done.num_samples:
+            scaled(total[:-1], 1.0 / done.num_samples)
+        total[-1] = done.num_samples if by_samples else float(done.num_samples > 0)
+        yield from self._reduce_scatter()
+        yield from self._all_gather()
+
+        weight = float(total[-1])
+        state.samples_clock += int(weight) if by_samples else done.num_samples * state.num_peers
+        if weight > 0:
+            state.optimizer.step(scaled(total[:-1], 1.0 / weight), state.samples_clock)
+        return Update(done, num_received=state.num_peers - 1)
+
+    def _reduce_scatter(self) -> Generator[Effect, Answer, None]:
+        n, i = self.state.num_peers, self.state.peer
+        for step in range(n - 1):
+            received = yield from self._pass_on(step, self._shards[(i - step) % n], (i - step - 1) % n)
+            self._shards[(i - step - 1) % n].add_(received)
+
+    def _all_gather(self) -> Generator[Effect, Answer, None]:
+        n, i = self.state.num_peers, self.state.peer
+        for step in range(n - 1):
+            received = yield from self._pass_on(n - 1 + step, self._shards[(i + 1 - step) % n], (i - step) % n)
+            self._shards[(i - step) % n].copy_(received)
+
+    def _pass_on(self, phase: int, shard: Tensor, expected: int) -> Generator[Effect, Answer, Tensor]:
+        """Send a shard to the next peer; return shard number `expected`, as the previous peer has it."""
+        n, i = self.state.num_peers, self.state.peer
+        following, previous = (i + 1) % n, (i - 1) % n
+        inbox = yield Exchange(phase, {following: shard}, {previous: self._shards[expected].numel()}, atomic=False)
+        assert isinstance(inbox, Inbox)
+        for lost, reason in inbox.lost.items():
+            raise RoundBroken(lost, reason)
+        return inbox.vectors[previous]

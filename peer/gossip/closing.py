@@ -1,0 +1,189 @@
+"""When a round ends: the closing policies.
+
+A policy sees a `RoundView` (facts, no clock) and the time, and returns the reason to close, or None to go on. Sources: `first` is
+Non-blocking SGD (He & Dube 2022, arXiv 2211.00889); `quorum` is STSyn's K-th finisher; `deadline` is DropCompute's time-out;
+`barrier` is the classic blocking form and our baseline.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from peer.gossip.statistics import median_and_mad
+
+
+class CloseReason(enum.StrEnum):
+    """Why a round ended; logged and counted."""
+
+    QUOTA = "quota"  # this peer finished its own quota of chunks
+    WORD = "word"  # another peer's word that it closed the round
+    QUORUM = "quorum"  # that word from the asked fraction of the neighbours
+    DEADLINE = "deadline"  # the round's time-out (closing policy `deadline`)
+    BARRIER = "barrier"  # everybody's quota is done
+    TIMEOUT = "timeout"  # the safety net: nobody said anything for `round_timeout` seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """What a closing policy may look at. opened_at in the host's seconds; closed: peers known to have closed this round;
+    neighbors: living neighbours on the base graph; living: all other peers believed alive."""
+
+    opened_at: float
+    own_done: bool
+    closed: Set[int]
+    neighbors: Set[int]
+    living: Set[int]
+
+
+class ClosingPolicy(Protocol):
+    """needs_every_word: each peer's word matters, so all of them are flooded; else the first word for a round is enough."""
+
+    @property
+    def needs_every_word(self) -> bool: ...
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        """The reason to close the round now, or None."""
+
+    def wake_at(self, view: RoundView) -> float | None:
+        """The time at which `decide` must be asked again even if nothing happens; None: never."""
+
+    def observe(self, seconds: float) -> None:
+        """Somebody closed a round that many seconds after it was opened here."""
+
+
+@dataclass(slots=True)
+class First:
+    """Own quota done, or any peer's word: nobody ever waits for a straggler."""
+
+    needs_every_word: bool = False
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        if view.own_done:
+            return CloseReason.QUOTA
+        return CloseReason.WORD if view.closed else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        return None
+
+    def observe(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class Barrier:
+    """Own quota done, and everyone else's too: the blocking algorithms."""
+
+    needs_every_word: bool = True
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        return CloseReason.BARRIER if view.own_done and view.living <= view.closed else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        return None
+
+    def observe(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class Quorum:
+    """Own quota done, or the word of a fraction q of the living neighbours (at least one): ceil(q * neighbours) words."""
+
+    fraction: float
+    needs_every_word: bool = True
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        if view.own_done:
+            return CloseReason.QUOTA
+        heard = len(view.neighbors & view.closed)
+        enough = heard > 0 and heard >= self.fraction * len(view.neighbors) - 1e-9
+        return CloseReason.QUORUM if enough else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        return None
+
+    def observe(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Own quota done, or a time-out: `seconds` if given, else median + mads * MAD of the round times seen from all peers.
+
+    Until `warm_up` round times have been seen the adaptive time-out is off, so the first rounds end by quota.
+    """
+
+    seconds: float | None
+    mads: float = 4.0
+    warm_up: int = 8
+    needs_every_word: bool = True
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+
+    def timeout(self) -> float | None:
+        """Seconds a round may last, now."""
+        if self.seconds is not None:
+            return self.seconds
+        if len(self._recent) < self.warm_up:
+            return None
+        median, mad = median_and_mad(self._recent)
+        return median + self.mads * max(mad, 0.05 * median)
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        if view.own_done:
+            return CloseReason.QUOTA
+        wake_at = self.wake_at(view)
+        return CloseReason.DEADLINE if wake_at is not None and now >= wake_at else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        timeout = self.timeout()
+        return None if timeout is None else view.opened_at + timeout
+
+    def observe(self, seconds: float) -> None:
+        self._recent.append(seconds)
+
+
+class ClosedRounds:
+    """The newest round that each peer is known to have closed; one integer a peer, so it is bounded.
+
+    A stamp is a claim, not a fact: one that lies more than `window` rounds ahead counts only as far as the window reaches, so
+    that a lying or very late word can hurry a peer by no more than that.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._newest: dict[int, int] = {}
+
+    def note(self, origin: int, round: int, own_round: int) -> tuple[bool, str]:
+        """Take the word of `origin` that it closed `round`. Returns (did it tell anything new, why)."""
+        believed = min(round, own_round + self._window)
+        if believed <= self._newest.get(origin, -1):
+            return False, "future" if believed < round else "known"
+        self._newest[origin] = believed
+        if round < own_round:
+            return True, "stale"
+        return True, "future" if believed < round else "new"
+
+    def closed(self, round: int) -> set[int]:
+        """Peers that are known to have closed this round (or a later one, which comes to the same)."""
+        return {origin for origin, newest in self._newest.items() if newest >= round}
+
+    def newest(self) -> Mapping[int, int]:
+        return self._newest
+
+
+CLOSINGS = ("barrier", "first", "quorum", "deadline")
+
+
+def make_closing(name: str, *, quorum: float = 0.5, seconds: float | None = None, mads: float = 4.0) -> ClosingPolicy:
+    """The policy of that name (see CLOSINGS). Raises KeyError for any other name."""
+    policies: dict[str, ClosingPolicy] = {
+        "barrier": Barrier(),
+        "first": First(),
+        "quorum": Quorum(quorum),
+        "deadline": Deadline(seconds, mads),
+    }
+    return policies[name]

@@ -1,0 +1,75 @@
+"""What a round may ask of its host, and what the host answers.
+
+An algorithm is a generator: it yields an `Effect`, the host (daemon or simulator) carries it out in its own way and sends the
+answer back in. `Accumulate` is answered with `Accumulated`, `Exchange` with `Inbox`, `Both` with the pair of them. Nothing here
+knows a clock, a socket or a thread.
+
+Legend: d floats in a peer's vector, n peers, b samples in a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """Compute chunk gradients at the round's parameters until the closing policy ends the round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Send one vector to some peers and receive one from some, within one phase of the round.
+
+    `send[j]` [k] goes to peer j; the bytes must stay unchanged until the answer comes. From every peer in `receive` a vector of
+    `receive[j]` float32 elements is expected. With `atomic`, an edge counts only if both of its ends have the other's vector.
+    """
+
+    phase: int
+    send: Mapping[int, Tensor]
+    receive: Mapping[int, int]
+    atomic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """An exchange that hides behind the accumulation: both start at once, and the answer comes when both are over."""
+
+    accumulate: Accumulate
+    exchange: Exchange
+
+
+Effect: TypeAlias = Accumulate | Exchange | Both
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulated:
+    """What one peer's trainer finished for one round.
+
+    grad_sum: [d] sum over samples of the gradient (buffers: minus their change), valid until the next round closes.
+    num_samples: samples in grad_sum. num_chunks: chunks in grad_sum.
+    loss_sum: sum over these samples of the training loss. staleness: one entry per chunk, updates between read and apply.
+    close_reason: why the round ended here.
+    """
+
+    grad_sum: Tensor
+    num_samples: int
+    num_chunks: int
+    loss_sum: float
+    staleness: tuple[int, ...]
+    close_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """The answer to an exchange: vectors that came, by sender, and the peers whose edge was lost, with the reason."""
+
+    vectors: Mapping[int, Tensor]
+    lost: Mapping[int, str] = field(default_factory=dict)
+
+
+Answer: TypeAlias = Accumulated | Inbox | tuple[Accumulated, Inbox]

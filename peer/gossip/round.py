@@ -1,0 +1,81 @@
+"""The score: one round, top to bottom, and what is reported of it.
+
+A host plays a round like this, in its own kind of time:
+
+    score = algorithm.round(schedule.plan(k, peer))     # the paper's listing, as a generator
+    step = advance(score, None)                         # runs until the first effect
+    while not isinstance(step, Update):
+        answer = ...                                    # open, accumulate, close; exchange: threads and gRPC, or virtual time
+        step = advance(score, answer)                   # the mathematics between two effects; off the event loop if it is big
+    report = RoundReport.of(plan, step, timing)         # metrics, log, live view and summary are folds over reports
+
+Only `advance` changes a peer's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peer.gossip.algorithm import Score, Update
+from peer.gossip.effects import Answer, Effect
+from topology import RoundPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one round in the host's time: from opening to end; until it closed; from the close until the exchange was over;
+    in the algorithm's own mathematics."""
+
+    total: float
+    accumulating: float
+    exchanging: float
+    mixing: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One finished round of one peer. loss_sum over num_samples; staleness in updates, one entry a chunk; lost: neighbour -> why;
+    neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was."""
+
+    peer: int
+    round: int
+    close_reason: str
+    num_chunks: int
+    num_samples: int
+    loss_sum: float
+    staleness: tuple[int, ...]
+    num_neighbors: int
+    num_received: int
+    lost: Mapping[int, str]
+    neighbor_distance: float | None
+    active_matchings: tuple[int, ...]
+    timing: Timing
+
+    @classmethod
+    def of(cls, plan: RoundPlan, update: Update, timing: Timing) -> RoundReport:
+        done = update.accumulated
+        return cls(
+            peer=plan.peer,
+            round=plan.round,
+            close_reason=done.close_reason,
+            num_chunks=done.num_chunks,
+            num_samples=done.num_samples,
+            loss_sum=done.loss_sum,
+            staleness=done.staleness,
+            num_neighbors=len(plan.neighbors),
+            num_received=update.num_received,
+            lost=update.lost,
+            neighbor_distance=update.neighbor_distance,
+            active_matchings=plan.active_matchings,
+            timing=timing,
+        )
+
+
+def advance(score: Score, answer: Answer | None) -> Effect | Update:
+    """Run a score to its next effect, or to its end. Raises RoundBroken if the round can't be completed."""
+    try:
+        return next(score) if answer is None else score.send(answer)
+    except StopIteration as end:
+        update: Update = end.value
+        return update

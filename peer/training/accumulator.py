@@ -1,0 +1,200 @@
+"""The bookkeeping of one peer's rounds: which chunk counts where. No thread, no clock; daemon and simulator share it.
+
+A round is open from `open` to `close`. Chunks start only in an open round whose quota is not done, one at a time, and
+finish whenever they do:
+
+    finished in the round it started in       counts, staleness 0
+    round closed meanwhile, carry             counts in the round that is (or will be) open, staleness >= 1
+    round closed meanwhile, redo              dropped; the caller puts its samples back and computes them again
+    drain                                     does not happen: the caller waits for the chunk before it closes
+    gradient or loss inf or nan               dropped, counted
+
+Every sample has one fate, at any moment:
+started = applied + redone + nonfinite + abandoned + pending (finished, waiting for the close) + in flight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+
+from peer.gossip.effects import Accumulated
+from peer.training.chunk import Chunk
+
+
+class InFlight(StrEnum):
+    """What becomes of the chunk that is being computed when the round closes (DESIGN, section 2)."""
+
+    CARRY = "carry"
+    REDO = "redo"
+    DRAIN = "drain"
+
+
+class Verdict(StrEnum):
+    """What became of a chunk."""
+
+    COUNTED = "counted"
+    REDO = "redo"
+    NONFINITE = "nonfinite"
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples by fate since the beginning. applied: handed out by `close`, for the algorithm to apply."""
+
+    started: int = 0
+    applied: int = 0
+    redone: int = 0
+    nonfinite: int = 0
+    abandoned: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    """The chunk in flight."""
+
+    num_samples: int
+    read_round: int
+    outlived: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Chunks that counted since the last close; the sum of their gradients is in the front buffer."""
+
+    num_samples: int = 0
+    loss_sum: float = 0.0
+    read_rounds: list[int] = field(default_factory=list)
+
+
+class Accumulator:
+    """Sums finished chunks round by round, in two buffers [d] that change places at every close."""
+
+    def __init__(self, dim: int, quota_chunks: int, in_flight: InFlight) -> None:
+        if quota_chunks < 1:
+            raise ValueError(f"quota_chunks is {quota_chunks}, but a round needs at least 1 chunk.")
+        self.quota_chunks = quota_chunks
+        self.mode = InFlight(in_flight)
+        self.nonfinite_in_a_row = 0
+        self._front = torch.zeros(dim)
+        self._back = torch.zeros(dim)
+        self._round = -1
+        self._is_open = False
+        self._pending = _Pending()
+        self._running: _Running | None = None
+        self._samples = dict.fromkeys(Samples.__dataclass_fields__, 0)
+
+    @property
+    def round(self) -> int:
+        """The open round, or the one that chunks finishing now are kept for."""
+        return self._round if self._is_open else self._round + 1
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
+    def quota_done(self) -> bool:
+        """Whether the chunks that count for the round fill its quota. A carried chunk is one of them."""
+        return len(self._pending.read_rounds) >= self.quota_chunks
+
+    @property
+    def in_flight(self) -> bool:
+        return self._running is not None
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the chunk in flight is to be redone: its round is over and the mode is redo. It may stop at once."""
+        return self._running is not None and self._running.outlived and self.mode is InFlight.REDO
+
+    @property
+    def staleness(self) -> int:
+        """Rounds between the parameters of the chunk in flight and the round it counts in if it finishes now."""
+        return self.round - self._running.read_round if self._running else 0
+
+    @property
+    def samples(self) -> Samples:
+        return Samples(**self._samples)
+
+    @property
+    def pending_samples(self) -> int:
+        return self._pending.num_samples
+
+    @property
+    def in_flight_samples(self) -> int:
+        return self._running.num_samples if self._running else 0
+
+    def open(self, round: int) -> None:
+        """Chunks may start; their parameters are those of this round. Rounds may be skipped, never repeated."""
+        if self._is_open or round <= self._round:
+            raise RuntimeError(f"round {round} cannot open: round {self._round} is open or over.")
+        self._round, self._is_open = round, True
+
+    def start_chunk(self, num_samples: int) -> None:
+        """A chunk of so many samples is being computed at the open round's parameters."""
+        if not self._is_open or self._running is not None:
+            raise RuntimeError("a chunk can start only in an open round, and one at a time.")
+        self._running = _Running(num_samples, self._round)
+        self._samples["started"] += num_samples
+
+    def finish(self, chunk: Chunk) -> Verdict:
+        """The chunk in flight is computed: count it or drop it. Adds its gradient: d additions."""
+        if self._running is None or self._running.num_samples != chunk.num_samples:
+            raise RuntimeError(f"a chunk of {chunk.num_samples} samples is finished that was not started.")
+        if self.outlived:
+            return self.drop()
+        running, self._running = self._running, None
+        if not chunk.finite:
+            self._samples["nonfinite"] += running.num_samples
+            self.nonfinite_in_a_row += 1
+            return Verdict.NONFINITE
+        self.nonfinite_in_a_row = 0
+        if self._pending.read_rounds:
+            self._front.add_(chunk.gradient)
+        else:
+            self._front.copy_(chunk.gradient)
+        self._pending.num_samples += chunk.num_samples
+        self._pending.loss_sum += chunk.loss_sum
+        self._pending.read_rounds.append(running.read_round)
+        return Verdict.COUNTED
+
+    def drop(self) -> Verdict:
+        """Drop the chunk in flight, computed or not; the caller recomputes its samples."""
+        self._samples["redone"] += self.in_flight_samples
+        self._running = None
+        return Verdict.REDO
+
+    def close(self, round: int, reason: str) -> Accumulated:
+        """What counts in this round. The buffer handed out is not written until the next round closes."""
+        if not self._is_open or round != self._round:
+            raise RuntimeError(f"round {round} cannot close: it is not open.")
+        if self._running is not None:
+            if self.mode is InFlight.DRAIN:
+                raise RuntimeError(f"round {round} cannot close: a chunk is in flight and the mode is drain.")
+            self._running.outlived = True
+        done, self._pending = self._pending, _Pending()
+        if not done.read_rounds:
+            self._front.zero_()
+        self._front, self._back = self._back, self._front
+        self._is_open = False
+        self._samples["applied"] += done.num_samples
+        staleness = tuple(round - read for read in done.read_rounds)
+        return Accumulated(self._back, done.num_samples, len(staleness), done.loss_sum, staleness, reason)
+
+    def revoke(self, num_samples: int) -> None:
+        """So many samples that `close` handed out were never applied: they count as abandoned."""
+        self._samples["applied"] -= num_samples
+        self._samples["abandoned"] += num_samples
+
+    def abandon_in_flight(self) -> None:
+        """Give up the chunk in flight for good: nobody recomputes it."""
+        self._samples["abandoned"] += self.in_flight_samples
+        self._running = None
+
+    def abandon(self) -> None:
+        """The end of the run: what is in flight or waits for a close will never be applied."""
+        self.abandon_in_flight()
+        self._samples["abandoned"] += self._pending.num_samples
+        self._pending = _Pending()

@@ -1,0 +1,55 @@
+"""The optimiser of a peer: torch.optim stepping on the master vector x [d] itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peer.training.flat import Layout
+from peer.training.task import Task
+
+
+class MasterOptimizer:
+    """Steps on the vector x [d] in place with the gradients of finished rounds.
+
+    parameters   one step of the task's torch optimiser, lr = base lr * learning_rate_factor(samples)
+    buffers      x -= gradient: a buffer's "gradient" is minus the change that training made to it
+
+    x may be a FlatModel's vector or any float32 vector of the layout; no module is needed. Momenta start at zero and
+    are the only memory beside x (plain SGD: none).
+    """
+
+    def __init__(self, task: Task, layout: Layout, x: Tensor, name: str = "sgd", lr: float = 0.1) -> None:
+        self._task = task
+        self._layout = layout
+        self._x = x
+        named = layout.parameters(x)
+        self._params = list(named.values())
+        self._sizes = [p.numel() for p in self._params]
+        self._optimizer = task.optimizer(named, name, lr)
+        self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, samples_clock: int) -> None:
+        """One step with a mean gradient [d] when the cluster has trained on `samples_clock` samples."""
+        factor = self._task.learning_rate_factor(samples_clock)
+        for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = base * factor
+        num_params = self._layout.num_params
+        for param, part in zip(self._params, torch.split(gradient[:num_params], self._sizes), strict=True):
+            param.grad = part.view(param.shape)
+        self._optimizer.step()
+        for param in self._params:
+            param.grad = None  # the caller reuses the gradient's memory
+        if self._layout.num_buffers:
+            self._x[num_params:] -= gradient[num_params:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The torch optimiser's state, for a checkpoint."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; x is restored by its owner. The configured learning rate is kept."""
+        self._optimizer.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""Tasks that ship with Grapevine. `task.BUILT_IN` names them."""

@@ -1,0 +1,329 @@
+"""The thread that computes chunks beside the asyncio loop.
+
+It and its host meet at chunk boundaries only. The host says `open` (here are the parameters of round k) and `close`
+(give me what counts); the trainer says `notify` after each chunk. What counts where is decided by the `Accumulator`;
+this file is one thread, one condition and the pacing of emulated time.
+
+Rules
+- Everything mutable is read and written under `_condition`, except the computer, which belongs to the thread.
+- `notify` is called from the thread without the condition held, so it may call back.
+- A chunk starts only if its round is still open after its parameters were copied: the copy then is x_k, whole.
+- `close` never waits for a chunk; at most for one addition of a chunk's gradient [d] to the sum. A host with a large
+  model calls it from a worker thread.
+
+Emulation: a chunk lasts chunk_seconds * factor(round started in), or as long as it really takes if that is longer; with
+chunk_seconds 0 the real time is stretched by the factor. Pauses come on top. A chunk that follows another without a gap
+starts, nominally, when that one was to end: small oversleeps do not add up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from peer.gossip.effects import Accumulated
+from peer.training.accumulator import Accumulator, Samples, Verdict
+from peer.training.chunk import ChunkComputer
+from peer.training.data import Indices, SampleStream
+from peer.training.stragglers import Slowness
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEvent:
+    """What the trainer reports after each chunk.
+
+    round: whose parameters it was computed at. verdict: what became of it, None if it failed. staleness: rounds between
+    these parameters and the round it counts in. quota_done: the round it counts in has its quota. seconds: from started
+    to finished, both on the trainer's clock (perf_counter). error: what the task raised; the trainer has stopped then.
+    """
+
+    round: int
+    verdict: Verdict | None
+    quota_done: bool
+    staleness: int
+    nonfinite_in_a_row: int
+    num_samples: int
+    loss_sum: float
+    started: float
+    finished: float
+    error: BaseException | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.finished - self.started
+
+
+class Clock(Protocol):
+    """Time as the trainer knows it; a test brings its own."""
+
+    def now(self) -> float:
+        """Seconds, never going back."""
+        ...
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+        """Wait, with the condition held, until it is notified or the seconds are over (None: no limit)."""
+        ...
+
+
+class RealClock:
+    """perf_counter."""
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+        condition.wait(seconds)
+
+
+class _Ledger:
+    """Seconds computing and idle; one of the two goes on from the first `switch` until `stop`."""
+
+    def __init__(self) -> None:
+        self.begin: float | None = None
+        self._seconds = {"computing": 0.0, "idle": 0.0}
+        self._state: str | None = None
+        self._since = 0.0
+
+    def switch(self, state: str | None, now: float) -> None:
+        self._seconds = self.totals(now)
+        self._state, self._since = state, now
+        self.begin = now if self.begin is None else self.begin
+
+    def totals(self, now: float) -> dict[str, float]:
+        totals = dict(self._seconds)
+        if self._state is not None:
+            totals[self._state] += now - self._since
+        return totals
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """Parameters [d] to be copied under their lock."""
+
+    params: Tensor
+    lock: AbstractContextManager[object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A chunk that has been started. `begin` is its nominal start, `started` the real one."""
+
+    round: int
+    indices: Indices
+    begin: float
+    started: float
+
+
+class Trainer:
+    """Computes the chunks of open rounds in its own thread and keeps their sums; see the head of this file.
+
+    chunk_seconds: nominal seconds per chunk, 0 for real time. notify: called from the thread after each chunk.
+    """
+
+    def __init__(
+        self,
+        computer: ChunkComputer,
+        stream: SampleStream,
+        accumulator: Accumulator,
+        slowness: Slowness,
+        chunk_seconds: float,
+        notify: Callable[[ChunkEvent], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._computer = computer
+        self._stream = stream
+        self._accumulator = accumulator
+        self._slowness = slowness
+        self._chunk_seconds = chunk_seconds
+        self._notify = notify
+        self._clock = clock or RealClock()
+        self._condition = threading.Condition()
+        self._ledger = _Ledger()
+        self._published: _Published | None = None
+        self._nominal_end: float | None = None
+        self._holding = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it waits for the first `open`, which is the start of the run for pauses."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Interrupt an emulated chunk, abandon what was not handed out, and join; whether the thread has ended.
+
+        A real computation cannot be interrupted: if it outlasts `timeout` seconds, the daemon thread drops it later.
+        """
+        with self._condition:
+            self._halt()
+            self._accumulator.abandon()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def open(self, round: int, params: Tensor, lock: AbstractContextManager[object]) -> None:
+        """Round `round` is open with these params [d], copied under `lock` when the next chunk starts.
+
+        They must stay as they are until the round is closed. A carried chunk in flight goes on undisturbed.
+        """
+        with self._condition:
+            self._accumulator.open(round)
+            self._published = _Published(params, lock)
+            self._holding = False
+            if self._ledger.begin is None and not self._stopping:
+                self._ledger.switch("idle", self._clock.now())
+            self._condition.notify_all()
+
+    def close(self, round: int, reason: str) -> Accumulated:
+        """End the round and take what counts in it, without waiting for a chunk in flight.
+
+        carry: that chunk goes on. redo: it stops at once if it only sleeps, and its samples are computed again. drain:
+        call `hold` first and wait until nothing is `in_flight`, else RuntimeError.
+        """
+        with self._condition:
+            accumulated = self._accumulator.close(round, reason)
+            self._condition.notify_all()
+            return accumulated
+
+    def hold(self) -> bool:
+        """Start no new chunk until the next `open`; whether one is in flight, whose event is still to come."""
+        with self._condition:
+            self._holding = True
+            return self._accumulator.in_flight
+
+    @property
+    def in_flight(self) -> bool:
+        with self._condition:
+            return self._accumulator.in_flight
+
+    @property
+    def quota_chunks(self) -> int:
+        """Chunks of a full round."""
+        return self._accumulator.quota_chunks
+
+    @property
+    def quota_done(self) -> bool:
+        """Whether the open round has its quota."""
+        with self._condition:
+            return self._accumulator.quota_done
+
+    def revoke(self, num_samples: int) -> None:
+        """What the last `close` handed out was not applied after all: the exchange it was for is broken."""
+        with self._condition:
+            self._accumulator.revoke(num_samples)
+
+    @property
+    def samples(self) -> Samples:
+        """Samples by fate."""
+        with self._condition:
+            return self._accumulator.samples
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Seconds (computing, idle) since the first `open`; they add up to the time until now or until `stop`."""
+        with self._condition:
+            totals = self._ledger.totals(self._clock.now())
+            return totals["computing"], totals["idle"]
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            event = self._train(work)
+            if event is not None:
+                self._notify(event)
+
+    def _next(self) -> _Work | None:
+        """Wait until there is a chunk to compute and start it, with its parameters in place; None: stop."""
+        while (begin := self._wait_for_work()) is not None:
+            with self._condition:
+                published, self._published = self._published, None
+            if published is not None:
+                with published.lock:
+                    self._computer.load(published.params)
+            with self._condition:
+                if self._has_work() and self._published is None:  # still the round that was copied
+                    indices = self._stream.next()
+                    self._accumulator.start_chunk(len(indices))
+                    return _Work(self._accumulator.round, indices, begin, self._clock.now())
+        return None
+
+    def _wait_for_work(self) -> float | None:
+        """Idle until a chunk may start; its nominal start, or None: stop."""
+        with self._condition:
+            while not self._stopping and not self._has_work():
+                self._nominal_end = None
+                if self._ledger.begin is not None:
+                    self._ledger.switch("idle", self._clock.now())
+                self._clock.wait(self._condition, None)
+            if self._stopping:
+                return None
+            if self._nominal_end is not None:
+                return self._nominal_end
+            now = self._clock.now()
+            self._ledger.switch("computing", now)
+            return now
+
+    def _has_work(self) -> bool:
+        open_ = self._accumulator.is_open and not self._accumulator.quota_done
+        return open_ and not self._holding and not self._stopping
+
+    def _train(self, work: _Work) -> ChunkEvent | None:
+        """Compute the chunk, let emulated time pass, and give it to the accumulator; None: stopped meanwhile."""
+        try:
+            chunk = self._computer.compute(work.indices)
+        except BaseException as error:  # whatever the task raises must reach the host
+            with self._condition:
+                self._halt()
+                self._accumulator.abandon_in_flight()
+                return self._event(work, None, staleness=0, loss_sum=0.0, error=error)
+        with self._condition:
+            self._emulate(work, self._clock.now())
+            if self._stopping:
+                return None
+            staleness = self._accumulator.staleness
+            verdict = self._accumulator.finish(chunk)
+            if verdict is Verdict.REDO:
+                self._stream.push_back(work.indices)
+                self._nominal_end = None
+            return self._event(work, verdict, staleness, chunk.loss_sum)
+
+    def _emulate(self, work: _Work, computed: float) -> None:
+        """Sleep, interruptibly, until the chunk is to end."""
+        origin = self._ledger.begin or 0.0
+        seconds = self._chunk_seconds or computed - work.started
+        seconds *= self._slowness.factor(work.round)
+        deadline = origin + self._slowness.finish(work.begin - origin, seconds)
+        self._nominal_end = max(deadline, computed)
+        while not self._stopping and not self._accumulator.outlived:
+            left = deadline - self._clock.now()
+            if left <= 0:
+                return
+            self._clock.wait(self._condition, left)
+
+    def _event(
+        self, work: _Work, verdict: Verdict | None, staleness: int, loss_sum: float, error: BaseException | None = None
+    ) -> ChunkEvent:
+        return ChunkEvent(
+            round=work.round,
+            verdict=verdict,
+            quota_done=self._accumulator.quota_done,
+            staleness=staleness,
+            nonfinite_in_a_row=self._accumulator.nonfinite_in_a_row,
+            num_samples=len(work.indices),
+            loss_sum=loss_sum,
+            started=work.started,
+            finished=self._clock.now(),
+            error=error,
+        )
+
+    def _halt(self) -> None:
+        """No chunk starts or counts any more; time stands still in the ledger."""
+        self._stopping = True
+        if self._ledger.begin is not None:
+            self._ledger.switch(None, self._clock.now())
+        self._condition.notify_all()

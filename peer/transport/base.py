@@ -1,0 +1,170 @@
+"""The seam between the daemon and whatever moves bytes.
+
+A `Transport` keeps one link to each peer it was asked to connect to. A link carries small control words, never
+blocked by bulk data, and exchanges: one per (round, phase), both directions at once. A lost peer, a late or corrupt
+payload is a value (`Outcome`), never an exception. Every buffer is bounded: a link reads bulk data only into the
+vector its exchange named, and stops reading (back-pressure) when the next payload belongs to an exchange that this
+end has not opened yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class WordKind(enum.IntEnum):
+    """Control words, flooded over the base graph by the daemon. READY: all my links are up. CLOSED: I closed round
+    `round`. LEAVING: I take part up to and excluding `round`, then go."""
+
+    READY = 1
+    CLOSED = 2
+    LEAVING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    kind: WordKind
+    origin: int
+    round: int = 0
+
+
+class LossReason(enum.StrEnum):
+    """Why an edge was lost for one exchange."""
+
+    DEADLINE = "deadline"  # this end gave up waiting
+    DECLINED = "declined"  # the other end gave up, or does not take part
+    STALE = "stale"  # the other end is past this exchange
+    LINK_DOWN = "link_down"  # no connection
+    LEFT = "left"  # the other end said goodbye
+    CORRUPT = "corrupt"  # checksum, size or dtype did not match
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ExchangeKey:
+    """Stamp of an exchange; keys are ordered in time on every peer."""
+
+    round: int
+    phase: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an exchange with one peer ended. `lost` is None when it was committed. `seconds` from open to end."""
+
+    peer: int
+    lost: LossReason | None
+    seconds: float
+
+
+class ExchangeHandle(Protocol):
+    """An exchange under way with one peer."""
+
+    @property
+    def outcome(self) -> asyncio.Future[Outcome]:
+        """Resolved exactly once; never raises, never cancelled by the transport."""
+
+    def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
+        """Drop this edge. The other end is told. If the vote of this end is already out (atomic), the answer is
+        awaited for at most the commit grace, so that both ends decide alike; `outcome` is resolved by then in any
+        case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a peer is and what it trains; two ends of a link must agree on everything but `peer`.
+
+    settings: the options that must be equal on all peers, as text, by option name. fingerprint: of the model's layout.
+    """
+
+    run: str
+    peer: int
+    num_peers: int
+    fingerprint: str
+    settings: Mapping[str, str]
+
+
+class Listener(Protocol):
+    """What a transport tells its daemon; called on the event loop, must return at once."""
+
+    def on_word(self, peer: int, word: Word) -> None: ...
+
+    def on_link_up(self, peer: int) -> None: ...
+
+    def on_link_down(self, peer: int, reason: str) -> None: ...
+
+    def on_refused(self, peer: int | None, field: str, sentence: str) -> None:
+        """A hello did not match: `field` names what differs (run, num_peers, fingerprint, peer, or a setting)."""
+
+    def on_dropped(self, peer: int | None, reason: str) -> None:
+        """A message was refused and harmed nothing; counted by reason."""
+
+    def on_heard(self, peer: int, round: int) -> None:
+        """A payload of that round began to arrive from that peer."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of payload and headers moved with one peer since the start, and the latest round trip of a control word,
+    seconds (NaN before the first and while the peer does not answer)."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    round_trip_seconds: float = math.nan
+
+
+class Transport(ABC):
+    """Links of one peer. All methods are called on the one event loop."""
+
+    @abstractmethod
+    async def start(self, listener: Listener) -> str:
+        """Begin to listen and return the bound "host:port". Raises OSError with the address when the port is taken."""
+
+    @abstractmethod
+    def connect(self, addresses: Mapping[int, str]) -> None:
+        """Want links to these peers (in addition to those wanted before). The lower id dials, again and again with
+        back-off until `stop`; `on_link_up` tells when one is there."""
+
+    @abstractmethod
+    def linked(self) -> Collection[int]:
+        """Peers to which a link is up now."""
+
+    @abstractmethod
+    def tell(self, peer: int, word: Word) -> bool:
+        """Queue a control word; False if the link is down or its bounded queue is full (then the word is dropped)."""
+
+    @abstractmethod
+    def exchange(
+        self, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
+    ) -> ExchangeHandle:
+        """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 contiguous on
+        the CPU.
+
+        Without `atomic` the outcome is good when `send` was handed to the network and `receive` is whole. With
+        `atomic` each end votes when it has the other's vector, and commits when it has the other's vote as well.
+
+        On one link, keys must come in strictly increasing order (ValueError otherwise: it would deadlock). `send`
+        must not change and `receive` belongs to the transport until the outcome is there; afterwards neither is
+        touched. An exchange with a peer that is not linked, or for a key before the mark, is lost at once: LINK_DOWN,
+        STALE.
+        """
+
+    @abstractmethod
+    def advance(self, key: ExchangeKey) -> None:
+        """Everything before `key` is over here: a payload for it that still comes is dropped, and its sender told
+        STALE."""
+
+    @abstractmethod
+    def traffic(self) -> Mapping[int, Traffic]:
+        """Counters by peer."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Close links and listener; pending exchanges end as LINK_DOWN. Bounded in time (a second or two)."""

@@ -1,0 +1,154 @@
+"""One exchange with one peer: when it is committed, when it is lost, and who is told.
+
+Both ends push their vector and fill the other's. Without `atomic`, an end is content when its own vector is written
+and the other's is whole. With `atomic` it votes as soon as the other's vector is whole, and commits when it has the
+other's vote too:
+
+    open --receive is whole--> voted --other's vote--> committed
+     |  give_up, abort, corrupt  |  abort, or the grace is over after give_up
+     +-----------> lost <--------+
+
+An end that has not voted may leave at any time: the other can not have committed, for it lacks this vote. An end that
+has voted must ask: the other may have committed already. So `give_up` then waits, for the grace, for the answer that
+is under way. The ends decide differently only if that answer is lost with the link or slower than the grace; no
+protocol can close this window (two generals), the grace makes it narrow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peer.transport.base import ExchangeKey, LossReason, Outcome
+from peer.transport.codec import Assembly, Frame
+from peer.wire import gossip_pb2 as wire
+
+
+class Ends(Protocol):
+    """What an exchange needs of its link."""
+
+    @property
+    def grace_seconds(self) -> float: ...
+
+    def send_vote(self, key: ExchangeKey) -> None: ...
+
+    def send_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> None: ...
+
+    def ended(self, exchange: Exchange) -> None: ...
+
+
+class Exchange:
+    """The handle that `Transport.exchange` returns, and the slot that the link fills. Holds the vectors until it
+    ends."""
+
+    def __init__(
+        self, link: Ends, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.key = key
+        self.outcome: asyncio.Future[Outcome] = loop.create_future()
+        self.payload: memoryview | None = None if send is None else byte_view(send)
+        self._link = link
+        self._peer = peer
+        self._inbound: Assembly | None = None if receive is None else Assembly(byte_view(receive))
+        self._atomic = atomic
+        self._opened_at = loop.time()
+        self._voted = False
+        self._other_voted = False
+        self._grace: asyncio.TimerHandle | None = None
+        self.live = True
+
+    def begin(self, *, voted: bool) -> None:
+        """To be called once the link knows this exchange: one that expects nothing may vote, or end, at once. `voted`:
+        the other end's vote came before."""
+        self._other_voted = voted
+        self._weigh()
+
+    def take(self, frame: Frame) -> str | None:
+        """A frame of the other end's payload; the reason if it does not belong here."""
+        if self._inbound is None:
+            return "size"
+        refusal = self._inbound.take(frame)
+        if refusal is None and self._inbound.whole:
+            self._weigh()
+        return refusal
+
+    @property
+    def whole(self) -> bool:
+        """Nothing more is to come from the other end."""
+        return self._inbound is None or self._inbound.whole
+
+    def written(self) -> None:
+        """All of `payload` was handed to the carrier."""
+        self.payload = None
+        self._weigh()
+
+    def vote_arrived(self) -> None:
+        self._other_voted = True
+        self._weigh()
+
+    def corrupt(self) -> None:
+        """What came is not what was sent. Harmless once the vector is whole: then it is surplus."""
+        if not self.whole:
+            self.lose(LossReason.CORRUPT, tell=wire.ABORT_REASON_CORRUPT)
+
+    def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
+        self.withdraw(reason, wire.ABORT_REASON_DECLINED)
+
+    def withdraw(self, reason: LossReason, tell: wire.AbortReason.ValueType) -> None:
+        """`give_up`, and what the other end is told."""
+        if not self.live or self._grace is not None:
+            return
+        if self._voted:
+            loop = asyncio.get_running_loop()
+            self._grace = loop.call_later(self._link.grace_seconds, self.lose, reason, tell)
+        else:
+            self.lose(reason, tell)
+
+    def lose(self, reason: LossReason, tell: wire.AbortReason.ValueType | None = None) -> None:
+        """End without commit; all that this exchange holds is free afterwards."""
+        if self.live:
+            if tell is not None:
+                self._link.send_abort(self.key, tell)
+            self._end(reason)
+
+    def _weigh(self) -> None:
+        """Vote and commit as far as what has come allows."""
+        if not self.live or not self.whole:
+            return
+        if not self._atomic:
+            if self.payload is None:
+                self._end(None)
+            return
+        if not self._voted:
+            self._voted = True
+            self._link.send_vote(self.key)
+        if self._other_voted:
+            self._end(None)
+
+    def _end(self, lost: LossReason | None) -> None:
+        self.live = False
+        self.payload = None
+        self._inbound = None
+        if self._grace is not None:
+            self._grace.cancel()
+        self._link.ended(self)
+        if not self.outcome.done():
+            seconds = self.outcome.get_loop().time() - self._opened_at
+            self.outcome.set_result(Outcome(self._peer, lost, seconds))
+
+
+def byte_view(tensor: Tensor) -> memoryview:
+    """The memory of a tensor [k] as bytes [4k], shared. Raises ValueError unless float32, contiguous and on the CPU."""
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError(f"a payload is float32, contiguous and on the CPU, not {tensor.dtype} on {tensor.device}")
+    return tensor.detach().numpy().reshape(-1).view(np.uint8).data
+
+
+def loss_of_abort(reason: wire.AbortReason.ValueType) -> LossReason:
+    """What the other end's abort means here."""
+    return LossReason.STALE if reason == wire.ABORT_REASON_STALE else LossReason.DECLINED

@@ -1,0 +1,307 @@
+"""Links over gRPC: one channel per pair of peers, dialled by the lower id, with two streams that stay open.
+
+`Control` carries protobuf, `Exchange` raw frames; both pass through generic handlers with identity serializers, so
+that what a peer sends is parsed by us, where it can be refused, and not by gRPC, where it would break the stream. The
+dialer shakes hands on Control and then opens Exchange with the session token it was given, by which the answering end
+joins the two.
+
+A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes. The reconnect back-off of gRPC, up
+to 120 s by default, is set to ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from peer.transport.base import ExchangeKey, Identity, Listener
+from peer.transport.codec import MAX_MESSAGE_BYTES, frames
+from peer.transport.exchange import byte_view
+from peer.transport.handshake import HELLO_SECONDS
+from peer.transport.lane import LaneClosed
+from peer.transport.linked import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LinkedTransport
+from peer.transport.service import PACKAGE_SERVICE, PeerService
+from peer.wire import gossip_pb2 as wire
+
+CONTROL: Final = f"/{PACKAGE_SERVICE}/Control"
+EXCHANGE: Final = f"/{PACKAGE_SERVICE}/Exchange"
+SESSION_KEY: Final = "grapevine-session-bin"
+MAX_SNAPSHOTS: Final = 2
+"""Snapshots served at once; each holds a copy of the vector."""
+
+SNAPSHOT_WRITE_SECONDS: Final = 10.0
+"""A reader that does not take a frame of its snapshot in this time is cut."""
+
+CONNECT_SECONDS: Final = 2.0
+_TOKEN = struct.Struct("<Q")
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcOptions:
+    """keepalive_seconds: silence after which a connection is probed; raise it on metered links, a silent cut is
+    noticed later. keepalive_timeout_seconds: how long the answer may take; raise it where round trips are long or
+    machines stop for long. commit_grace_seconds: how long an exchange that was given up after its vote waits for the
+    other's; raising it makes ends that decide differently rarer, and a give-up slower. reflection: serve the schema,
+    for grpcurl."""
+
+    keepalive_seconds: float = 2.0
+    keepalive_timeout_seconds: float = 1.0
+    commit_grace_seconds: float = 1.0
+    reflection: bool = False
+
+
+def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
+    """For both ends of a channel."""
+    return [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_seconds * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.enable_retries", 0),
+    ]
+
+
+def _client_options(options: GrpcOptions) -> list[tuple[str, int]]:
+    return [
+        *channel_options(options),
+        ("grpc.initial_reconnect_backoff_ms", int(FIRST_BACKOFF_SECONDS * 1000)),
+        ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
+        ("grpc.max_reconnect_backoff_ms", int(LAST_BACKOFF_SECONDS * 1000)),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+def _server_options(options: GrpcOptions) -> list[tuple[str, int]]:
+    return [
+        *channel_options(options),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(options.keepalive_seconds * 250)),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+class _ServerLane:
+    """A lane made of the answering end of a stream. It ends when the stream's method returns."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def read(self) -> bytes:
+        try:
+            message = await self._context.read()
+        except (grpc.RpcError, grpc.aio.BaseError) as broken:
+            raise LaneClosed("the stream broke") from broken
+        if not isinstance(message, bytes):
+            raise LaneClosed("the other end closed the stream")
+        return message
+
+    async def write(self, message: bytes) -> None:
+        try:
+            await self._context.write(message)
+        except (grpc.RpcError, grpc.aio.BaseError) as broken:
+            raise LaneClosed("the stream broke") from broken
+
+    async def finish(self) -> bool:
+        return False
+
+
+class _ClientLane:
+    """A lane made of the dialling end of a stream."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+        self._call = call
+
+    async def opened(self) -> None:
+        """Until the other end has accepted the stream."""
+        await self._call.initial_metadata()
+        if self._call.done():
+            raise LaneClosed("the other end refused the stream")
+
+    async def read(self) -> bytes:
+        try:
+            message = await self._call.read()
+        except (grpc.RpcError, grpc.aio.BaseError) as broken:
+            raise LaneClosed(_why(broken)) from broken
+        if not isinstance(message, bytes):
+            raise LaneClosed("the other end closed the stream")
+        return message
+
+    async def write(self, message: bytes) -> None:
+        try:
+            await self._call.write(message)
+        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as broken:
+            raise LaneClosed(_why(broken)) from broken
+
+    async def finish(self) -> bool:
+        with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+        return True
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def _why(broken: BaseException) -> str:
+    if isinstance(broken, grpc.aio.AioRpcError):
+        return f"the stream broke: {broken.code().name.lower()}"
+    return "the stream broke"
+
+
+class GrpcTransport(LinkedTransport):
+    """Listens on `listen` ("host:port", port 0 for any) and answers observers with `service`."""
+
+    def __init__(
+        self, identity: Identity, listen: str, *, service: PeerService, options: GrpcOptions | None = None
+    ) -> None:
+        self._options = options if options is not None else GrpcOptions()
+        super().__init__(identity, commit_grace_seconds=self._options.commit_grace_seconds)
+        self._listen = listen
+        self._service = service
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._awaited: dict[int, asyncio.Future[_ServerLane]] = {}  # Exchange streams to come, by session token
+        self._snapshots = asyncio.Semaphore(MAX_SNAPSHOTS)
+
+    # -- life
+
+    async def start(self, listener: Listener) -> str:
+        self._listener = listener
+        server = grpc.aio.server(
+            options=_server_options(self._options), maximum_concurrent_rpcs=2 * self.identity.num_peers + 64
+        )
+        server.add_generic_rpc_handlers((self._methods(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._options.reflection:
+            names = (PACKAGE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        try:
+            port = server.add_insecure_port(self._listen)
+        except RuntimeError as refused:
+            raise OSError(errno.EADDRINUSE, f"cannot listen on {self._listen}: is the port taken?") from refused
+        if port == 0:
+            raise OSError(errno.EADDRINUSE, f"cannot listen on {self._listen}: is the port taken?")
+        await server.start()
+        self._server = server
+        await self.set_serving(True)
+        return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def set_serving(self, serving: bool) -> None:
+        """What the health service says of this peer from now on."""
+        states = health_pb2.HealthCheckResponse
+        for name in ("", PACKAGE_SERVICE):
+            await self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+    async def stop(self) -> None:
+        await self._health.enter_graceful_shutdown()
+        await super().stop()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+        if self._server is not None:
+            await self._server.stop(0.2)
+            self._server = None
+
+    # -- dialling
+
+    async def _attempt(self, peer: int, address: str) -> bool:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(address, options=_client_options(self._options))
+            self._channels[address] = channel
+        lanes: list[_ClientLane] = []
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                control = _ClientLane(channel.stream_stream(CONTROL)(wait_for_ready=True))
+                lanes.append(control)
+                session = await self._agree(control, peer)
+                if session is None:
+                    return False
+                token = ((SESSION_KEY, _TOKEN.pack(session.tag_out)),)
+                bulk = _ClientLane(channel.stream_stream(EXCHANGE)(metadata=token))
+                lanes.append(bulk)
+                await bulk.opened()
+            await self._run_link(session, control, bulk)
+        except (LaneClosed, TimeoutError):
+            return False
+        finally:
+            for lane in lanes:
+                lane.cancel()
+        return True
+
+    # -- answering
+
+    def _methods(self) -> grpc.GenericRpcHandler:
+        status = grpc.unary_unary_rpc_method_handler(
+            self._status, wire.StatusRequest.FromString, wire.StatusReply.SerializeToString
+        )
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Control": grpc.stream_stream_rpc_method_handler(self._control),
+            "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
+            "Status": status,
+            "Snapshot": grpc.unary_stream_rpc_method_handler(self._snapshot, wire.SnapshotRequest.FromString),
+        }
+        return grpc.method_handlers_generic_handler(PACKAGE_SERVICE, methods)
+
+    async def _control(self, _requests: AsyncIterator[bytes], context: _Context) -> None:
+        control = _ServerLane(context)
+        token: int | None = None
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                session = await self._agree(control, None)
+                if session is None:
+                    return
+                token = session.tag_in
+                self._awaited[token] = asyncio.get_running_loop().create_future()
+                bulk = await self._awaited[token]
+        except (LaneClosed, TimeoutError):
+            return
+        finally:
+            if token is not None:
+                self._awaited.pop(token, None)
+        try:
+            await self._run_link(session, control, bulk)
+        finally:
+            if not bulk.over.done():
+                bulk.over.set_result(None)
+
+    async def _exchange(self, _requests: AsyncIterator[bytes], context: _Context) -> None:
+        token = dict(context.invocation_metadata() or ()).get(SESSION_KEY)
+        waiting = None
+        if isinstance(token, bytes) and len(token) == _TOKEN.size:
+            waiting = self._awaited.pop(_TOKEN.unpack(token)[0], None)
+        if waiting is None or waiting.done():
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such session")
+        await context.send_initial_metadata(())
+        bulk = _ServerLane(context)
+        waiting.set_result(bulk)
+        await bulk.over
+
+    async def _status(self, _request: wire.StatusRequest, _context: _Context) -> wire.StatusReply:
+        return self._service.status()
+
+    async def _snapshot(self, request: wire.SnapshotRequest, context: _Context) -> None:
+        if self._snapshots.locked():
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many snapshots at once; ask again")
+        async with self._snapshots:
+            round_, vector = await self._service.snapshot()
+            try:
+                for message in frames(ExchangeKey(round_, 0), request.tag, byte_view(vector)):
+                    async with asyncio.timeout(SNAPSHOT_WRITE_SECONDS):
+                        await context.write(message)
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the snapshot was not read in time")

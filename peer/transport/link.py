@@ -1,0 +1,401 @@
+"""One link: two lanes to one peer, and the exchanges under way on it. The same for every carrier.
+
+Vectors travel on the bulk lane; words, votes, aborts and pings on the control lane, whose reader never waits for
+anything.
+
+Back-pressure. Frames of an exchange that this end has not opened yet are not stored: the bulk reader stops, the
+carrier fills, the other end's writer waits. The reader goes on as soon as the exchange is opened, passed by
+`advance`, or aborted by the other end.
+
+Why this can not deadlock. On one link, exchanges are opened in increasing order of their keys (enforced), so the bulk
+lane carries payloads in that order. Suppose the reader at B is stopped at exchange K of A. All that A sent on this
+lane for exchanges before K has been read, so nothing that B still waits for from A on this lane lies behind K, except
+payloads of exchanges after K. Votes and aborts can not lie behind it, because they take the other lane. So whatever B
+waits for before it opens K is either on another lane, or will come from a peer that is at an exchange before K; take
+the smallest exchange anywhere in the cluster that is not over: nobody is stopped at it or before it, so it proceeds
+or its opener gives it up.
+
+Order between the lanes is not defined, so a vote or an abort may come before the frames it is about: an abort for an
+exchange that is not open yet is kept (at most `MAX_EARLY`), lets the frames of that exchange be dropped, and ends it
+when it is opened. A vote may come before the exchange is opened if its sender expects nothing. Both lanes are ordered
+in themselves, so an abort never overtakes a vote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor
+
+from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
+from peer.transport.codec import Frame, Malformed, decode, frames
+from peer.transport.exchange import Exchange, loss_of_abort
+from peer.transport.handshake import parse_control
+from peer.transport.lane import Lane, LaneClosed
+from peer.wire import gossip_pb2 as wire
+
+QUEUED_WORDS: Final = 1024
+"""Control words waiting to be written; more are refused by `tell`."""
+
+MAX_EARLY: Final = 1024
+"""Votes and aborts kept for exchanges that are not open yet."""
+
+MAX_MALFORMED: Final = 100
+"""A link over which so many malformed messages came is closed."""
+
+PING_SECONDS: Final = 5.0
+"""Between two measurements of the round trip."""
+
+
+_WORD_KINDS: Final = frozenset(int(kind) for kind in WordKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What was agreed in the handshake. `tag_out` is stamped on frames sent, `tag_in` demanded of frames received."""
+
+    peer: int
+    num_peers: int
+    tag_out: int
+    tag_in: int
+    incarnation: int = 0
+    grace_seconds: float = 1.0
+
+
+class Link:
+    """Make one per handshake; `run` moves bytes until it is closed or a lane ends."""
+
+    def __init__(
+        self, session: Session, control: Lane, bulk: Lane, listener: Listener, traffic: Traffic, mark: ExchangeKey
+    ) -> None:
+        self.session = session
+        self.peer = session.peer
+        self.traffic = traffic
+        self._control = control
+        self._bulk = bulk
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self.down: asyncio.Future[str] = self._loop.create_future()
+        self._mark = mark
+        self._opened: ExchangeKey | None = None  # newest exchange opened here
+        self._open: dict[ExchangeKey, Exchange] = {}
+        self._early_votes: set[ExchangeKey] = set()
+        self._early_aborts: dict[ExchangeKey, LossReason] = {}
+        self._aborted: ExchangeKey | None = None  # newest exchange of which the other end was told that it is over
+        self._heard: ExchangeKey | None = None
+        self._malformed = 0
+        self._outbox: deque[Exchange] = deque()
+        self._words: deque[bytes] = deque()
+        self._gate: asyncio.Future[None] | None = None  # the bulk reader waits here
+        self._bulk_idle: asyncio.Future[None] | None = None  # the bulk writer waits here
+        self._drained: asyncio.Future[None] | None = None  # `hang_up` waits here
+        self._words_idle: asyncio.Future[None] | None = None  # the control writer waits here
+        self._pongs: dict[int, asyncio.Future[None]] = {}
+
+    # -- what the transport asks
+
+    @property
+    def grace_seconds(self) -> float:
+        return self.session.grace_seconds
+
+    def exchange(self, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool) -> Exchange:
+        """Open an exchange. Raises ValueError if it is not after every exchange opened on this link before."""
+        if self._opened is not None and key <= self._opened:
+            raise ValueError(f"exchange {key} with peer {self.peer} opened after {self._opened}")
+        exchange = Exchange(self, self.peer, key, send, receive, atomic=atomic)
+        if self.down.done():
+            exchange.lose(LossReason.LINK_DOWN)
+            return exchange
+        self._opened = key
+        if key < self._mark:
+            exchange.lose(LossReason.STALE, tell=wire.ABORT_REASON_STALE)
+            return exchange
+        self._begin(exchange)
+        _release(self._gate)
+        return exchange
+
+    def _begin(self, exchange: Exchange) -> None:
+        key = exchange.key
+        aborted, voted = self._early_aborts.get(key), key in self._early_votes
+        self._forget_early(before=ExchangeKey(key.round, key.phase + 1))
+        if aborted is not None:
+            exchange.lose(aborted)
+            return
+        self._open[key] = exchange
+        if exchange.payload is not None:
+            self._outbox.append(exchange)
+            _release(self._bulk_idle)
+        exchange.begin(voted=voted)
+
+    def advance(self, mark: ExchangeKey) -> None:
+        """Exchanges before the mark are over: open ones are given up, payloads that still come are dropped."""
+        if mark <= self._mark:
+            return
+        self._mark = mark
+        for exchange in [e for key, e in self._open.items() if key < mark]:
+            exchange.withdraw(LossReason.DEADLINE, wire.ABORT_REASON_STALE)
+        self._forget_early(before=mark)
+        _release(self._gate)
+
+    def _forget_early(self, before: ExchangeKey) -> None:
+        if self._early_votes:
+            self._early_votes = {key for key in self._early_votes if key >= before}
+        if self._early_aborts:
+            self._early_aborts = {key: reason for key, reason in self._early_aborts.items() if key >= before}
+
+    def tell(self, word: Word) -> bool:
+        if self.down.done() or len(self._words) >= QUEUED_WORDS:
+            return False
+        body = wire.Word(kind=wire.WordKind.ValueType(word.kind), origin=word.origin, round=word.round)
+        self._queue(wire.ControlMessage(word=body))
+        return True
+
+    async def alive(self, seconds: float) -> bool:
+        """Whether the other end answers a ping in time."""
+        if self.down.done():
+            return False
+        nonce = secrets.randbits(64)
+        pong = self._pongs[nonce] = self._loop.create_future()
+        self._queue(wire.ControlMessage(ping=wire.Ping(nonce=nonce)))
+        try:
+            done, _ = await asyncio.wait((pong, self.down), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return pong in done
+        finally:
+            self._pongs.pop(nonce, None)
+
+    async def hang_up(self) -> None:
+        """Write the words that are queued, then tell the other end that nothing more comes and, where the carrier
+        lets it answer, wait for its end. The caller sets a deadline."""
+        while self._words and not self.down.done():
+            self._drained = self._loop.create_future()
+            await asyncio.wait((self._drained, self.down), return_when=asyncio.FIRST_COMPLETED)
+        if not self.down.done() and await self._control.finish():
+            await asyncio.wait((self.down,))
+
+    def close(self, reason: str) -> None:
+        """Take the link down: exchanges end as LINK_DOWN now, `run` returns soon."""
+        if self.down.done():
+            return
+        self.down.set_result(reason)
+        for exchange in list(self._open.values()):
+            exchange.lose(LossReason.LINK_DOWN)
+        self._outbox.clear()
+        self._words.clear()
+        self._early_votes.clear()
+        self._early_aborts.clear()
+
+    async def run(self) -> str:
+        """Move bytes until the link is down; returns why."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = {
+                    "read bulk": self._read_bulk(),
+                    "write bulk": self._write_bulk(),
+                    "read control": self._read_control(),
+                    "write control": self._write_control(),
+                    "ping": self._ping(),
+                }
+                tasks = [group.create_task(self._until_closed(c), name=f"{n} {self.peer}") for n, c in loops.items()]
+                try:
+                    reason = await self.down
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        finally:
+            self.close("cancelled")
+        return reason
+
+    # -- what an exchange asks
+
+    def send_vote(self, key: ExchangeKey) -> None:
+        self._queue(wire.ControlMessage(vote=wire.Vote(round=key.round, phase=key.phase)))
+
+    def send_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> None:
+        if self._aborted is None or self._aborted < key:
+            self._aborted = key
+        self._queue(wire.ControlMessage(abort=wire.Abort(round=key.round, phase=key.phase, reason=reason)))
+
+    def ended(self, exchange: Exchange) -> None:
+        self._open.pop(exchange.key, None)
+
+    # -- bulk lane
+
+    async def _write_bulk(self) -> None:
+        while True:
+            while self._outbox:
+                await self._push(self._outbox.popleft())
+            self._bulk_idle = self._loop.create_future()
+            await self._bulk_idle
+
+    async def _push(self, exchange: Exchange) -> None:
+        """Write a payload frame by frame, for as long as its exchange lives."""
+        if exchange.payload is None:
+            return
+        for message in frames(exchange.key, self.session.tag_out, exchange.payload):
+            await self._bulk.write(message)
+            self.traffic.bytes_sent += len(message)
+            if not exchange.live:
+                return
+        exchange.written()
+
+    async def _read_bulk(self) -> None:
+        while True:
+            message = await self._bulk.read()
+            self.traffic.bytes_received += len(message)
+            frame = decode(message, self.session.tag_in)
+            if isinstance(frame, Malformed):
+                self._refuse_frame(frame)
+                continue
+            if frame.offset == 0 and frame.key >= self._mark and (self._heard is None or frame.key > self._heard):
+                self._heard = frame.key
+                self._listener.on_heard(self.peer, frame.key.round)
+            while self._is_future(frame.key):
+                self._gate = self._loop.create_future()
+                await self._gate
+            self._take(frame)
+            del message, frame  # two MiB that must not wait for the next
+
+    def _is_future(self, key: ExchangeKey) -> bool:
+        """Not opened yet, but can still be."""
+        return key >= self._mark and (self._opened is None or key > self._opened) and key not in self._early_aborts
+
+    def _take(self, frame: Frame) -> None:
+        exchange = self._open.get(frame.key)
+        if exchange is not None:
+            refusal = exchange.take(frame)
+            if refusal is not None:
+                self._refuse_frame(Malformed(refusal, frame.key))
+            return
+        stale = frame.key < self._mark
+        self._listener.on_dropped(self.peer, "stale" if stale else "late")
+        over = frame.key < self._mark or (self._opened is not None and frame.key <= self._opened)
+        if over and (self._aborted is None or frame.key > self._aborted):
+            self.send_abort(frame.key, wire.ABORT_REASON_STALE)
+
+    def _refuse_frame(self, malformed: Malformed) -> None:
+        """Count it, and lose the exchange it claims to be of, if there can be one."""
+        key = malformed.key
+        if key is not None:
+            exchange = self._open.get(key)
+            if exchange is not None:
+                exchange.corrupt()
+            elif self._is_future(key) and len(self._early_aborts) < MAX_EARLY:
+                self._early_aborts[key] = LossReason.CORRUPT
+                self.send_abort(key, wire.ABORT_REASON_CORRUPT)
+        self._refuse(malformed.reason)
+
+    # -- control lane
+
+    async def _write_control(self) -> None:
+        while True:
+            while self._words:
+                message = self._words[0]
+                await self._control.write(message)
+                self.traffic.bytes_sent += len(message)
+                if self._words:
+                    self._words.popleft()
+            _release(self._drained)
+            self._words_idle = self._loop.create_future()
+            await self._words_idle
+
+    def _queue(self, message: wire.ControlMessage) -> None:
+        """Votes, aborts and pings are few, one or two per exchange; a peer that lets them pile up does not read at
+        all."""
+        if self.down.done():
+            return
+        if len(self._words) >= 2 * QUEUED_WORDS:
+            self._loop.call_soon(self.close, "the other end does not read its control words")
+            return
+        self._words.append(message.SerializeToString())
+        _release(self._words_idle)
+
+    async def _read_control(self) -> None:
+        while True:
+            message = await self._control.read()
+            self.traffic.bytes_received += len(message)
+            parsed = parse_control(message)
+            refusal = "control" if parsed is None else self._hear(parsed)
+            if refusal is not None:
+                self._refuse(refusal)
+
+    def _hear(self, message: wire.ControlMessage) -> str | None:
+        """Act on a control message; the reason if it makes no sense."""
+        match message.WhichOneof("body"):
+            case "vote":
+                return self._hear_vote(ExchangeKey(message.vote.round, message.vote.phase))
+            case "abort":
+                return self._hear_abort(ExchangeKey(message.abort.round, message.abort.phase), message.abort.reason)
+            case "word":
+                return self._hear_word(message.word)
+            case "ping":
+                self._hear_ping(message.ping)
+                return None
+            case _:
+                return "control"
+
+    def _hear_vote(self, key: ExchangeKey) -> str | None:
+        exchange = self._open.get(key)
+        if exchange is not None:
+            exchange.vote_arrived()
+        elif self._is_future(key):
+            if len(self._early_votes) >= MAX_EARLY:
+                return "early"
+            self._early_votes.add(key)
+        return None  # a vote for what is over has crossed our abort
+
+    def _hear_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> str | None:
+        exchange = self._open.get(key)
+        if exchange is not None:
+            exchange.lose(loss_of_abort(reason))
+        elif self._is_future(key):
+            if len(self._early_aborts) >= MAX_EARLY:
+                return "early"
+            self._early_aborts[key] = loss_of_abort(reason)
+            _release(self._gate)
+        return None
+
+    def _hear_word(self, word: wire.Word) -> str | None:
+        if word.kind not in _WORD_KINDS or word.origin >= self.session.num_peers:
+            return "word"
+        self._listener.on_word(self.peer, Word(WordKind(word.kind), word.origin, word.round))
+        return None
+
+    def _hear_ping(self, ping: wire.Ping) -> None:
+        if not ping.answer:
+            self._queue(wire.ControlMessage(ping=wire.Ping(nonce=ping.nonce, answer=True)))
+        elif (pong := self._pongs.get(ping.nonce)) is not None and not pong.done():
+            pong.set_result(None)
+
+    async def _ping(self) -> None:
+        while True:
+            asked = self._loop.time()
+            if await self.alive(PING_SECONDS):
+                self.traffic.round_trip_seconds = self._loop.time() - asked
+            else:
+                self.traffic.round_trip_seconds = math.nan
+            await asyncio.sleep(PING_SECONDS)
+
+    # -- both
+
+    def _refuse(self, reason: str) -> None:
+        self._listener.on_dropped(self.peer, reason)
+        self._malformed += 1
+        if self._malformed >= MAX_MALFORMED:
+            self.close(f"{MAX_MALFORMED} malformed messages, the last one: {reason}")
+
+    async def _until_closed(self, moving: Coroutine[Any, Any, None]) -> None:
+        try:
+            await moving
+        except LaneClosed as ended:
+            self.close(str(ended))
+
+
+def _release(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

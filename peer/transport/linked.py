@@ -1,0 +1,210 @@
+"""What all transports share: one living link per peer, and the mark before which everything is over."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from abc import abstractmethod
+from collections.abc import Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor
+
+from peer.transport.base import (
+    ExchangeHandle,
+    ExchangeKey,
+    Identity,
+    Listener,
+    LossReason,
+    Outcome,
+    Traffic,
+    Transport,
+    Word,
+)
+from peer.transport.exchange import byte_view
+from peer.transport.handshake import Greeting, Refusal, Refused, check_hello, check_protocol, shake_hands
+from peer.transport.lane import Lane
+from peer.transport.link import Link, Session
+
+FIRST_BACKOFF_SECONDS: Final = 0.05
+LAST_BACKOFF_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 1.0
+"""How long a link that another caller wants to replace has for an answer to a ping."""
+
+FLUSH_SECONDS: Final = 0.3
+"""How long `stop` waits for the last control words to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The handle of an exchange that never began."""
+
+    outcome: asyncio.Future[Outcome]
+
+    def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
+        """Nothing is under way."""
+
+
+class LinkedTransport(Transport):
+    """A transport made of links. A carrier says how to listen (`start`) and how to make one attempt to dial
+    (`_attempt`)."""
+
+    def __init__(self, identity: Identity, *, commit_grace_seconds: float = 1.0) -> None:
+        self.identity = identity
+        self._commit_grace_seconds = commit_grace_seconds
+        self._incarnation = secrets.randbits(64)
+        self._listener: Listener | None = None
+        self._links: dict[int, Link] = {}
+        self._traffic: dict[int, Traffic] = {}
+        self._mark = ExchangeKey(0, 0)
+        self._wanted: dict[int, str] = {}
+        self._dials: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    async def _attempt(self, peer: int, address: str) -> bool:
+        """Dial once and, if all goes well, run the link to its end. Returns whether it was up. Must not raise for
+        what a peer or the network does."""
+
+    # -- Transport
+
+    def connect(self, addresses: Mapping[int, str]) -> None:
+        if self._listener is None:
+            raise RuntimeError("connect before start")
+        for peer, address in addresses.items():
+            if peer <= self.identity.peer or self._wanted.get(peer) == address:
+                continue  # the lower id dials
+            self._wanted[peer] = address
+            if (old := self._dials.pop(peer, None)) is not None:
+                old.cancel()
+            self._dials[peer] = self._spawn(self._dial(peer, address), f"dial {peer}")
+
+    def linked(self) -> Collection[int]:
+        return self._links.keys()
+
+    def tell(self, peer: int, word: Word) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.tell(word)
+
+    def exchange(
+        self, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
+    ) -> ExchangeHandle:
+        link = self._links.get(peer)
+        if link is not None:
+            return link.exchange(key, send, receive, atomic=atomic)
+        for tensor in (send, receive):
+            if tensor is not None:
+                byte_view(tensor)  # the same ValueError, linked or not
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        outcome.set_result(Outcome(peer, LossReason.LINK_DOWN, 0.0))
+        return Lost(outcome)
+
+    def advance(self, key: ExchangeKey) -> None:
+        self._mark = max(self._mark, key)
+        for link in list(self._links.values()):
+            link.advance(self._mark)
+
+    def traffic(self) -> Mapping[int, Traffic]:
+        return self._traffic
+
+    async def stop(self) -> None:
+        """Says the last words, closes links, ends every task."""
+        links = list(self._links.values())
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await asyncio.gather(*(link.hang_up() for link in links))
+        except TimeoutError:
+            pass
+        for link in links:
+            self._take_down(link, "stopped")
+        for task in self._dials.values():
+            task.cancel()
+        self._dials.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+
+    # -- links
+
+    async def _agree(self, lane: Lane, expected_peer: int | None) -> Session | None:
+        """Shake hands; the session, or None if either end refused (then the listener was told). Raises `LaneClosed`."""
+        mine = Greeting(self.identity, secrets.randbits(64), self._incarnation)
+
+        async def check(theirs: Greeting) -> Refusal | None:
+            refusal = check_protocol(mine, theirs) or check_hello(self.identity, theirs.identity, expected_peer)
+            return refusal if refusal is not None else await self._check_duplicate(theirs)
+
+        def told(refused: Refused) -> None:
+            known = refused.peer is not None and refused.peer < self.identity.num_peers
+            self._told.on_refused(refused.peer if known else None, refused.refusal.field, refused.refusal.sentence)
+
+        answer = await shake_hands(lane, mine, check, told)
+        if answer is None:
+            return None
+        peer = answer.identity.peer
+        return Session(
+            peer,
+            self.identity.num_peers,
+            tag_out=answer.session,
+            tag_in=mine.session,
+            incarnation=answer.incarnation,
+            grace_seconds=self._commit_grace_seconds,
+        )
+
+    async def _check_duplicate(self, theirs: Greeting) -> Refusal | None:
+        """A peer that dials again, or started again, replaces its old link. Another process with its id does only when
+        the old link is dead: does not answer a ping."""
+        peer = theirs.identity.peer
+        link = self._links.get(peer)
+        if link is None or link.session.incarnation == theirs.incarnation or not await link.alive(PROBE_SECONDS):
+            return None
+        return Refusal(
+            "duplicate", f"peer {peer} is linked already to peer {self.identity.peer}, by another living process"
+        )
+
+    async def _run_link(self, session: Session, control: Lane, bulk: Lane) -> None:
+        """From up to down; the listener hears of both, and of the end of an older link to that peer before."""
+        peer = session.peer
+        if (old := self._links.get(peer)) is not None:
+            self._take_down(old, "replaced by a newer link")
+        traffic = self._traffic.setdefault(peer, Traffic())
+        link = self._links[peer] = Link(session, control, bulk, self._told, traffic, self._mark)
+        try:
+            self._told.on_link_up(peer)
+            await link.run()
+        finally:
+            self._take_down(link, link.down.result() if link.down.done() else "closed")
+
+    def _take_down(self, link: Link, reason: str) -> None:
+        link.close(reason)
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
+            self._told.on_link_down(link.peer, link.down.result())
+
+    @property
+    def _told(self) -> Listener:
+        assert self._listener is not None, "not started"
+        return self._listener
+
+    # -- tasks
+
+    async def _dial(self, peer: int, address: str) -> None:
+        delay = FIRST_BACKOFF_SECONDS
+        while True:
+            was_up = await self._attempt(peer, address)
+            delay = FIRST_BACKOFF_SECONDS if was_up else min(2 * delay, LAST_BACKOFF_SECONDS)
+            await asyncio.sleep(delay)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task that this transport owns: `stop` waits for it, and if it breaks the loop's exception handler hears
+        of it."""
+        task = asyncio.get_running_loop().create_task(work, name=f"{name} of peer {self.identity.peer}")
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (broken := task.exception()) is not None:
+            message = {"message": f"{task.get_name()} broke", "exception": broken, "task": task}
+            task.get_loop().call_exception_handler(message)

@@ -1,0 +1,129 @@
+"""A host for tests: plays all peers' scores in lock step, in one thread, without time.
+
+It is handed gradients instead of a trainer, may lose edges (both ends, as an atomic exchange does), and checks what every host may
+rely on: payloads stay unchanged while an exchange is under way, and both ends of an edge name each other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from peer.gossip.algorithm import Algorithm, PeerState, Score, Update
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.round import advance
+from topology import Schedule
+
+#: (round, peer, parameters [d]) -> (gradient sum [d], samples)
+Gradients = Callable[[int, int, Tensor], tuple[Tensor, int]]
+#: (round, i, j), i < j -> is this edge lost?
+Losses = Callable[[int, int, int], bool]
+
+
+class PlainSGD:
+    """x <- x - lr * g."""
+
+    def __init__(self, params: Tensor, lr: float) -> None:
+        self._params = params
+        self._lr = lr
+        self.clock: list[int] = []
+
+    def step(self, gradient: Tensor, samples_clock: int) -> None:
+        self.clock.append(samples_clock)
+        self._params.add_(gradient, alpha=-self._lr)
+
+
+class Conductor:
+    """n peers of one algorithm. params [n, d]: their starting points."""
+
+    def __init__(
+        self,
+        algorithm: type[Algorithm],
+        schedule: Schedule,
+        params: Tensor,
+        *,
+        lr: float = 0.1,
+        batch_size: int = 4,
+        weighting: str = "peers",
+        lost: Losses = lambda k, i, j: False,
+        shuffle: int | None = None,
+    ) -> None:
+        self.schedule = schedule
+        self.peers = [
+            algorithm(
+                PeerState(
+                    i,
+                    len(params),
+                    row := params[i].clone(),
+                    PlainSGD(row, lr),
+                    batch_size=batch_size,
+                    weighting=weighting,
+                )
+            )
+            for i in range(len(params))
+        ]
+        self._lost = lost
+        self._shuffle = random.Random(shuffle) if shuffle is not None else None
+
+    @property
+    def params(self) -> Tensor:
+        """[n, d]"""
+        return torch.stack([peer.state.params for peer in self.peers])
+
+    def play(self, round: int, gradients: Gradients) -> list[Update]:
+        """One round of everybody. Raises RoundBroken."""
+        scores = [peer.round(self.schedule.plan(round, i)) for i, peer in enumerate(self.peers)]
+        steps: list[Effect | Update] = [advance(score, None) for score in scores]
+        while not all(isinstance(step, Update) for step in steps):
+            steps = self._answer(round, scores, steps, gradients)
+        return [step for step in steps if isinstance(step, Update)]
+
+    def _answer(
+        self, round: int, scores: Sequence[Score], steps: list[Effect | Update], gradients: Gradients
+    ) -> list[Effect | Update]:
+        exchanges = {i: exchange for i, step in enumerate(steps) if (exchange := _exchange(step)) is not None}
+        before = {(i, j): sent.clone() for i, e in exchanges.items() for j, sent in e.send.items()}
+        answers: dict[int, Answer] = {}
+        for i, step in enumerate(steps):
+            if isinstance(step, Update):
+                continue
+            inbox = self._inbox(round, i, exchanges) if i in exchanges else None
+            if isinstance(step, Exchange):
+                assert inbox is not None
+                answers[i] = inbox
+                continue
+            grad_sum, samples = gradients(round, i, self.peers[i].state.params)
+            done = Accumulated(grad_sum.clone(), samples, samples, 0.0, (0,) * samples, "quota")
+            answers[i] = done if isinstance(step, Accumulate) else (done, inbox or Inbox({}))
+        for (i, j), sent in before.items():
+            assert torch.equal(exchanges[i].send[j], sent), "a payload changed while its exchange was under way"
+        order = list(answers)
+        if self._shuffle:
+            self._shuffle.shuffle(order)
+        for i in order:
+            steps[i] = advance(scores[i], answers[i])
+        return steps
+
+    def _inbox(self, round: int, i: int, exchanges: dict[int, Exchange]) -> Inbox:
+        senders = list(exchanges[i].receive)
+        if self._shuffle:
+            self._shuffle.shuffle(senders)
+        vectors, lost = {}, {}
+        for j in senders:
+            assert i in exchanges[j].send, f"peer {i} expects something that peer {j} does not send"
+            assert exchanges[j].phase == exchanges[i].phase
+            if self._lost(round, min(i, j), max(i, j)):
+                lost[j] = "deadline"
+                continue
+            vectors[j] = exchanges[j].send[i].clone()
+            assert vectors[j].numel() == exchanges[i].receive[j]
+        return Inbox(vectors, lost)
+
+
+def _exchange(step: Effect | Update) -> Exchange | None:
+    if isinstance(step, Exchange):
+        return step
+    return None if isinstance(step, Update | Accumulate) else step.exchange

@@ -1,0 +1,107 @@
+"""Closing policies: decisions as facts, time as an argument."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer.gossip.closing import (
+    Barrier,
+    ClosedRounds,
+    CloseReason,
+    ClosingPolicy,
+    Deadline,
+    First,
+    Quorum,
+    RoundView,
+    make_closing,
+)
+
+
+def view(
+    *,
+    own: bool = False,
+    closed: set[int] | None = None,
+    neighbors: set[int] | None = None,
+    living: set[int] | None = None,
+) -> RoundView:
+    return RoundView(
+        opened_at=100.0,
+        own_done=own,
+        closed=closed or set(),
+        neighbors={1, 7} if neighbors is None else neighbors,
+        living={1, 2, 3, 4, 5, 6, 7} if living is None else living,
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "seen", "reason"),
+    [
+        (First(), view(), None),
+        (First(), view(own=True), CloseReason.QUOTA),
+        (First(), view(closed={4}), CloseReason.WORD),
+        (Barrier(), view(own=True), None),
+        (Barrier(), view(closed={1, 2, 3, 4, 5, 6, 7}), None),
+        (Barrier(), view(own=True, closed={1, 2, 3, 4, 5, 6, 7}), CloseReason.BARRIER),
+        (Barrier(), view(own=True, closed={1, 3}, living={1, 3}), CloseReason.BARRIER),
+        (Quorum(0.5), view(closed={4}), None),
+        (Quorum(0.5), view(closed={1}), CloseReason.QUORUM),
+        (Quorum(1.0), view(closed={1}), None),
+        (Quorum(1.0), view(closed={1, 7}), CloseReason.QUORUM),
+        (Quorum(0.1), view(), None),
+        (Quorum(0.5), view(neighbors=set(), closed={4}), None),
+        (Quorum(0.5), view(own=True), CloseReason.QUOTA),
+        (Deadline(2.0), view(own=True), CloseReason.QUOTA),
+        (Deadline(2.0), view(closed={1, 2, 3, 4, 5, 6, 7}), None),
+    ],
+)
+def test_decisions(policy: ClosingPolicy, seen: RoundView, reason: CloseReason | None) -> None:
+    assert policy.decide(seen, now=101.0) is reason
+
+
+def test_fixed_deadline_asks_to_be_woken_and_closes_then() -> None:
+    policy = Deadline(2.0)
+    assert policy.wake_at(view()) == 102.0
+    assert policy.decide(view(), now=101.999) is None
+    assert policy.decide(view(), now=102.0) is CloseReason.DEADLINE
+
+
+def test_adaptive_deadline_is_median_plus_mads_after_the_warm_up() -> None:
+    policy = Deadline(None, mads=3.0, warm_up=5)
+    for seconds in (1.0, 1.1, 0.9, 9.0):
+        policy.observe(seconds)
+    assert policy.wake_at(view()) is None
+    policy.observe(1.2)  # median 1.1, deviations .1 0 .2 7.9 .1, MAD .1
+    assert policy.timeout() == pytest.approx(1.1 + 3 * 0.1)
+    assert policy.decide(view(), now=100 + 1.41) is CloseReason.DEADLINE
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 10**15)), max_size=60))
+def test_a_lying_word_hurries_a_peer_by_no_more_than_the_window(words: list[tuple[int, int]]) -> None:
+    known, own_round = ClosedRounds(window=10), 5
+    for origin, round in words:
+        known.note(origin, round, own_round)
+    assert not known.closed(own_round + 11)
+    for origin, newest in known.newest().items():
+        assert newest <= max(round for o, round in words if o == origin)
+
+
+def test_words_are_news_once_and_stale_ones_are_told_apart() -> None:
+    known = ClosedRounds(window=4)
+    assert known.note(3, 7, own_round=7) == (True, "new")
+    assert known.note(3, 7, own_round=7) == (False, "known")
+    assert known.note(3, 6, own_round=7) == (False, "known")
+    assert known.note(2, 5, own_round=7) == (True, "stale")
+    assert known.note(2, 99, own_round=7) == (True, "future")
+    assert known.closed(7) == {2, 3}
+    assert known.closed(8) == {2}
+
+
+def test_every_name_makes_its_policy() -> None:
+    assert isinstance(make_closing("first"), First)
+    assert isinstance(make_closing("barrier"), Barrier)
+    assert make_closing("quorum", quorum=0.25) == Quorum(0.25)
+    assert isinstance(make_closing("deadline", seconds=1.0), Deadline)
+    with pytest.raises(KeyError):
+        make_closing("soon")

@@ -1,0 +1,97 @@
+"""Schedules: equal on both ends of an edge, on every peer and platform."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.topology.test_matcha import graph_0
+from topology import (
+    FixedSchedule,
+    MatchaSchedule,
+    RandomGraphSchedule,
+    Schedule,
+    TopologyError,
+    build,
+    stable_seed,
+    stable_uniform,
+)
+
+SCHEDULES: list[Schedule] = [
+    FixedSchedule(build("torus", 12)),
+    FixedSchedule(graph_0, "best-constant"),
+    MatchaSchedule(graph_0, 0.5, seed=3),
+    RandomGraphSchedule("random-regular", 10, every=3, seed=4),
+    RandomGraphSchedule("erdos-renyi", 9, every=1, seed=4, probability=0.5),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SCHEDULES), st.integers(0, 10**9))
+def test_both_ends_of_an_edge_plan_alike(schedule: Schedule, round: int) -> None:
+    plans = [schedule.plan(round, i) for i in range(schedule.num_peers)]
+    for i, plan in enumerate(plans):
+        assert plan.self_weight + sum(plan.weights) == pytest.approx(1)
+        assert plan.neighbors == tuple(sorted(plan.neighbors))
+        assert set(plan.neighbors) <= set(schedule.links(round, i))
+        assert set(plan.neighbors) <= set(schedule.base(round).neighbors(i))
+        assert plan.active_matchings == plans[0].active_matchings
+        for j, w in zip(plan.neighbors, plan.weights, strict=True):
+            assert dict(zip(plans[j].neighbors, plans[j].weights, strict=True))[i] == w
+
+
+def test_random_numbers_are_the_same_everywhere() -> None:
+    assert stable_uniform(0, "matcha", 0, 0) == GOLDEN_UNIFORM
+    assert stable_seed(1, "graph", 2) == GOLDEN_SEED
+    draws = [stable_uniform(5, "x", k) for k in range(4000)]
+    assert all(0 <= u < 1 for u in draws)
+    assert sum(draws) / 4000 == pytest.approx(0.5, abs=0.02)
+
+
+def test_golden_schedule_of_graph_0() -> None:
+    schedule = MatchaSchedule(graph_0, 0.5, seed=0)
+    assert [schedule.active(k) for k in range(8)] == GOLDEN_ACTIVE
+
+
+GOLDEN_UNIFORM = 0.48693242692573235
+GOLDEN_SEED = 7593473038940462950
+GOLDEN_ACTIVE: list[tuple[int, ...]] = [(0, 3), (0, 2), (0, 2, 3), (0, 3), (0,), (0, 3), (0,), (0, 2, 3)]
+
+
+def test_matchings_talk_as_often_as_planned() -> None:
+    schedule = MatchaSchedule(graph_0, 0.5, seed=9)
+    counts = [0] * 5
+    for k in range(3000):
+        for j in schedule.active(k):
+            counts[j] += 1
+    for count, p in zip(counts, schedule.solution.activation_probabilities, strict=True):
+        assert count / 3000 == pytest.approx(p, abs=0.03)
+
+
+def test_random_graphs_change_every_r_rounds_and_links_are_there_ahead() -> None:
+    schedule = RandomGraphSchedule("random-regular", 10, every=3, seed=4)
+    assert schedule.base(0) == schedule.base(2)
+    assert schedule.base(2).edges != schedule.base(3).edges
+    for i in range(10):
+        assert set(schedule.base(3).neighbors(i)) <= set(schedule.links(2, i))
+
+
+def test_digests_cover_everything_that_matters() -> None:
+    digests = [
+        FixedSchedule(graph_0).digest(),
+        FixedSchedule(graph_0, "best-constant").digest(),
+        MatchaSchedule(graph_0, 0.5, 1).digest(),
+        MatchaSchedule(graph_0, 0.5, 2).digest(),
+        MatchaSchedule(graph_0, 0.6, 1).digest(),
+        *(schedule.digest() for schedule in SCHEDULES[3:]),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert MatchaSchedule(graph_0, 0.5, 1).digest() == digests[2]
+
+
+def test_only_random_topologies_can_be_drawn_again() -> None:
+    with pytest.raises(TopologyError, match="ring is the same graph every time"):
+        RandomGraphSchedule("ring", 8, every=5, seed=0)
+    with pytest.raises(TopologyError, match="outside"):
+        MatchaSchedule(graph_0, 1.5)

@@ -1,0 +1,190 @@
+"""A caller that speaks gRPC well and everything else badly, against a real peer."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import torch
+
+from peer.transport import grpc as carrier
+from peer.transport.base import ExchangeKey, LossReason
+from peer.transport.codec import HEADER_BYTES, encode
+from peer.transport.link import MAX_MALFORMED
+from peer.wire import gossip_pb2 as wire
+
+from .rig import Member, Rig, ended, identity
+
+LANE_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+
+
+class Caller:
+    """Peer 0 as an attacker would write it: shakes hands properly, then sends what the test says."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=LANE_OPTIONS)
+        self.tag = 0
+
+    async def join(self) -> None:
+        me = identity(0)
+        hello = wire.Hello(protocol=1, run=me.run, num_peers=2, fingerprint=me.fingerprint, settings=me.settings)
+        self.control: grpc.aio.StreamStreamCall[bytes, bytes] = self.channel.stream_stream(carrier.CONTROL)()
+        await self.say(wire.ControlMessage(hello=hello))
+        self.tag = (await self.hear()).hello.session
+        await self.say(wire.ControlMessage(verdict=wire.Verdict()))
+        token = ((carrier.SESSION_KEY, struct.pack("<Q", self.tag)),)
+        open_bulk: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(carrier.EXCHANGE)
+        self.bulk: grpc.aio.StreamStreamCall[bytes, bytes] = open_bulk(metadata=token)
+        assert not (await self.hear()).verdict.field
+
+    async def say(self, message: wire.ControlMessage) -> None:
+        await self.control.write(message.SerializeToString())
+
+    async def hear(self) -> wire.ControlMessage:
+        message = await self.control.read()
+        assert isinstance(message, bytes)
+        return wire.ControlMessage.FromString(message)
+
+    def frame(self, round: int, values: list[float], total: int | None = None, offset: int = 0) -> bytes:
+        piece = memoryview(np.array(values, dtype="<f4").tobytes())
+        return encode(ExchangeKey(round, 0), self.tag, len(piece) if total is None else total, offset, piece)
+
+
+@pytest.fixture
+async def victim(grpc_rig: Rig) -> Member:
+    return await grpc_rig.start(identity(1))
+
+
+@pytest.fixture
+async def caller(victim: Member) -> AsyncIterator[Caller]:
+    made = Caller(victim.address)
+    await made.join()
+    await victim.linked_to(0)
+    yield made
+    await made.channel.close()
+
+
+def damaged(message: bytes, at: int) -> bytes:
+    copy = bytearray(message)
+    copy[at] ^= 1
+    return bytes(copy)
+
+
+def with_dtype(message: bytes, dtype: int) -> bytes:
+    """The same frame with another dtype and a checksum that is right."""
+    copy = bytearray(message)
+    copy[6] = dtype
+    at = HEADER_BYTES - 4
+    copy[at:HEADER_BYTES] = struct.pack("<I", zlib.crc32(copy[HEADER_BYTES:], zlib.crc32(copy[:at])))
+    return bytes(copy)
+
+
+def hostile(caller: Caller, kind: str) -> list[bytes]:
+    good, first = caller.frame(0, [1, 2, 3, 4]), caller.frame(0, [1, 2], total=16)
+    return {
+        "checksum": [damaged(good, len(good) - 1)],
+        "dtype": [with_dtype(good, 2)],
+        "size": [caller.frame(0, [1, 2, 3])],
+        "order": [caller.frame(0, [3, 4], total=16, offset=8), first],
+        "duplicate": [first, first],
+        "length": [good[:-3]],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["checksum", "dtype", "size", "order", "duplicate", "length"])
+async def test_a_bad_payload_costs_its_exchange_only(victim: Member, caller: Caller, kind: str) -> None:
+    inbox = torch.full((4,), 7.0)
+    handle = victim.open(0, ExchangeKey(0, 0), None, inbox)
+    for message in hostile(caller, kind):
+        await caller.bulk.write(message)
+    assert (await ended(handle)).lost is LossReason.CORRUPT
+    while (answer := await caller.hear()).WhichOneof("body") != "abort":
+        pass
+    assert answer.abort.reason == wire.ABORT_REASON_CORRUPT
+    assert victim.recorder.dropped[0] == ("order" if kind == "duplicate" else kind)
+    await the_next_exchange_goes_on(victim, caller)
+
+
+async def the_next_exchange_goes_on(victim: Member, caller: Caller) -> None:
+    inbox = torch.empty(3)
+    handle = victim.open(0, ExchangeKey(1, 0), None, inbox)
+    await caller.bulk.write(caller.frame(1, [1, 2, 3]))
+    await caller.say(wire.ControlMessage(vote=wire.Vote(round=1)))
+    assert (await ended(handle)).lost is None
+    assert inbox.tolist() == [1, 2, 3]
+
+
+async def test_noise_and_wrong_tags_touch_nothing(victim: Member, caller: Caller) -> None:
+    caller.tag ^= 1
+    stranger = caller.frame(0, [1, 2, 3])
+    caller.tag ^= 1
+    handle = victim.open(0, ExchangeKey(0, 0), None, torch.empty(3))
+    for message in (b"", b"noise", stranger, bytes(100)):
+        await caller.bulk.write(message)
+    await caller.control.write(b"\xff\xff\xff")
+    await caller.say(wire.ControlMessage(word=wire.Word(kind=wire.WORD_KIND_READY, origin=99)))
+    await caller.say(wire.ControlMessage(word=wire.Word(origin=1)))
+    await victim.recorder.until(lambda: len(victim.recorder.dropped) == 7)
+    reasons = ["control", "magic", "tag", "truncated", "truncated", "word", "word"]
+    assert sorted(victim.recorder.dropped) == reasons
+    assert not handle.outcome.done()
+    assert not victim.recorder.words
+    await the_next_exchange_goes_on(victim, caller)
+
+
+async def test_a_bad_payload_that_comes_early_is_remembered(victim: Member, caller: Caller) -> None:
+    good = caller.frame(0, [1, 2, 3])
+    await caller.bulk.write(damaged(good, len(good) - 1))
+    await victim.recorder.until(lambda: victim.recorder.dropped == ["checksum"])
+    assert (await ended(victim.open(0, ExchangeKey(0, 0), None, torch.empty(3)))).lost is LossReason.CORRUPT
+    await the_next_exchange_goes_on(victim, caller)
+
+
+async def test_notices_of_the_far_future_are_bounded(victim: Member, caller: Caller) -> None:
+    for round_ in range(10**9, 10**9 + 1024 + MAX_MALFORMED):
+        await caller.say(wire.ControlMessage(abort=wire.Abort(round=round_)))
+    await victim.recorder.until(lambda: len(victim.recorder.links) == 2)
+    assert victim.recorder.links[1] == (0, f"{MAX_MALFORMED} malformed messages, the last one: early")
+
+
+async def test_too_much_noise_closes_the_link(victim: Member, caller: Caller) -> None:
+    for _ in range(MAX_MALFORMED):
+        await caller.bulk.write(b"noise")
+    await victim.recorder.until(lambda: len(victim.recorder.links) == 2)
+    assert victim.recorder.dropped == ["truncated"] * MAX_MALFORMED
+
+
+async def test_a_message_above_the_limit_breaks_the_stream_only(victim: Member, caller: Caller) -> None:
+    await caller.bulk.write(bytes(3 * 1024 * 1024))
+    await victim.recorder.until(lambda: len(victim.recorder.links) == 2)
+    again = Caller(victim.address)
+    await again.join()
+    await victim.recorder.until(lambda: len(victim.recorder.links) == 3)
+    await again.channel.close()
+
+
+async def test_who_does_not_say_hello_is_refused(victim: Member) -> None:
+    async with grpc.aio.insecure_channel(victim.address) as channel:
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(carrier.CONTROL)()
+        await call.write(b"garbage")
+        await victim.recorder.until(lambda: bool(victim.recorder.refused))
+        assert victim.recorder.refused == [(None, "hello", "the caller did not begin with a hello")]
+        exchange: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(carrier.EXCHANGE)()
+        async with asyncio.timeout(5):
+            assert await exchange.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_who_says_nothing_is_cut(victim: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "HELLO_SECONDS", 0.05)
+    async with grpc.aio.insecure_channel(victim.address) as channel:
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(carrier.CONTROL)()
+        async with asyncio.timeout(5):
+            assert isinstance(await call.read(), bytes)  # its hello
+            assert await call.read() is grpc.aio.EOF
+    assert not victim.transport.linked()

@@ -1,0 +1,268 @@
+"""What every transport promises, checked on each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import torch
+
+from peer.transport.base import ExchangeKey, LossReason, Word, WordKind
+
+from .rig import Rig, ended, ends, identity
+
+K = ExchangeKey
+BIG = 3_000_000  # 12 MB, more than any carrier buffers
+
+
+@pytest.mark.parametrize("size", [0, 1, 55_000, 524_288, 524_289, 1_250_000])
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_both_ends_get_the_others_vector(rig: Rig, size: int, atomic: bool) -> None:
+    a, b = await rig.pair()
+    x, y = torch.randn(size), torch.randn(size)
+    at_a, at_b = torch.full((size,), torch.nan), torch.full((size,), torch.nan)
+    handles = a.open(1, K(0, 0), x, at_a, atomic=atomic), b.open(0, K(0, 0), y, at_b, atomic=atomic)
+    assert await ends(*handles) == [None, None]
+    assert torch.equal(at_a, y)
+    assert torch.equal(at_b, x)
+    assert a.transport.traffic()[1].bytes_sent > 4 * size
+    assert a.transport.traffic()[1].bytes_received > 4 * size
+
+
+async def test_a_ring_pass_among_three(rig: Rig) -> None:
+    members = await rig.cluster(3)
+    inbox = [torch.empty(70_000) for _ in members]
+    for phase in range(4):
+        handles = []
+        for i, member in enumerate(members):
+            outbox = torch.full((70_000,), float(10 * phase + i))
+            handles.append(member.open((i + 1) % 3, K(7, 2 * phase + (i == 2)), outbox, None, atomic=False))
+            before = (i - 1) % 3
+            handles.append(member.open(before, K(7, 2 * phase + (before == 2)), None, inbox[i], atomic=False))
+        assert await ends(*handles) == [None] * 6
+        assert [int(v[-1]) for v in inbox] == [10 * phase + 2, 10 * phase, 10 * phase + 1]
+
+
+async def test_an_atomic_exchange_one_way_and_an_empty_one(rig: Rig) -> None:
+    a, b = await rig.pair()
+    inbox = torch.empty(9)
+    handles = a.open(1, K(0, 0), torch.arange(9.0), None), b.open(0, K(0, 0), None, inbox)
+    assert await ends(*handles) == [None, None]
+    assert torch.equal(inbox, torch.arange(9.0))
+    assert await ends(a.open(1, K(0, 1), None, None), b.open(0, K(0, 1), None, None)) == [None, None]
+
+
+async def test_a_sender_far_ahead_is_held_back_and_nothing_is_lost(rig: Rig) -> None:
+    a, b = await rig.pair()
+    outbox = [torch.full((BIG,), float(k)) for k in range(3)]
+    sent = [a.open(1, K(k, 0), vector, None, atomic=False) for k, vector in enumerate(outbox)]
+    await b.recorder.until(lambda: b.recorder.heard == [(0, 0)])
+    for k in range(3):
+        assert not sent[k].outcome.done()  # it does not fit into what a carrier buffers
+        inbox = torch.empty(BIG)
+        assert await ends(b.open(0, K(k, 0), None, inbox, atomic=False)) == [None]
+        assert torch.equal(inbox, outbox[k])
+        await ended(sent[k])
+    assert b.recorder.heard == [(0, 0), (0, 1), (0, 2)]
+
+
+async def test_words_and_votes_flow_while_bulk_is_blocked(rig: Rig) -> None:
+    a, b = await rig.pair()
+    blocked = a.open(1, K(5, 0), torch.zeros(BIG), torch.empty(BIG))
+    await b.recorder.until(lambda: bool(b.recorder.heard))
+    for round_ in range(300):
+        assert a.transport.tell(1, Word(WordKind.CLOSED, 0, round_))
+    await b.recorder.until(lambda: len(b.recorder.words) == 300)
+    assert b.recorder.words[-1] == (0, Word(WordKind.CLOSED, 0, 299))
+    assert not blocked.outcome.done()
+    blocked.give_up()
+    assert await ends(blocked) == [LossReason.DEADLINE]
+
+
+async def test_advance_drops_what_is_late_and_tells_the_sender(rig: Rig) -> None:
+    a, b = await rig.pair()
+    late = a.open(1, K(0, 0), torch.zeros(BIG), torch.empty(BIG))
+    await b.recorder.until(lambda: bool(b.recorder.heard))
+    b.transport.advance(K(1, 0))
+    assert await ends(late) == [LossReason.STALE]
+    await b.recorder.until(lambda: "stale" in b.recorder.dropped)
+    x = torch.ones(5)
+    assert await ends(a.open(1, K(1, 0), x, torch.empty(5)), b.open(0, K(1, 0), x, torch.empty(5))) == [None, None]
+    assert await ends(b.open(0, K(1, 1), x, None, atomic=False)) == [None]
+    a.transport.advance(K(4, 0))
+    assert await ends(a.open(1, K(3, 0), x, x)) == [LossReason.STALE]
+
+
+async def test_advance_ends_what_is_open(rig: Rig) -> None:
+    a, b = await rig.pair()
+    x = torch.ones(5)
+    here = a.open(1, K(0, 0), None, torch.empty(5))
+    there = b.open(0, K(0, 0), None, torch.empty(5))
+    a.transport.advance(K(1, 0))
+    assert await ends(here, there) == [LossReason.DEADLINE, LossReason.STALE]
+    assert await ends(a.open(1, K(1, 0), x, x.clone()), b.open(0, K(1, 0), x, x.clone())) == [None, None]
+
+
+async def test_giving_up_before_the_vote_ends_it_on_both_ends(rig: Rig) -> None:
+    a, b = await rig.pair()
+    x = torch.ones(BIG)
+    at_b = torch.empty(BIG)
+    here = a.open(1, K(0, 0), x, torch.empty(BIG))
+    await b.recorder.until(lambda: bool(b.recorder.heard))
+    here.give_up()
+    assert (await ended(here)).lost is LossReason.DEADLINE
+    there = b.open(0, K(0, 0), x, at_b)
+    assert (await ended(there)).lost is LossReason.DECLINED
+    assert await ends(a.open(1, K(1, 0), x, at_b), b.open(0, K(1, 0), x, torch.empty(BIG))) == [None, None]
+
+
+async def test_giving_up_in_the_middle_of_a_payload(rig: Rig) -> None:
+    a, b = await rig.pair()
+    x = torch.ones(BIG)
+    here, there = a.open(1, K(0, 0), x, torch.empty(BIG)), b.open(0, K(0, 0), None, torch.empty(BIG))
+    await b.recorder.until(lambda: bool(b.recorder.heard))
+    there.give_up(LossReason.LEFT)
+    assert await ends(here, there) == [LossReason.DECLINED, LossReason.LEFT]
+    at_b = torch.zeros(BIG)
+    assert await ends(a.open(1, K(0, 1), x, None), b.open(0, K(0, 1), None, at_b)) == [None, None]
+    assert torch.equal(at_b, x)
+
+
+async def test_giving_up_after_the_vote_waits_for_the_others_vote(rig: Rig) -> None:
+    a, b = await rig.pair()
+    at_a = torch.empty(3)
+    there = b.open(0, K(0, 0), torch.ones(3), torch.empty(BIG))  # votes only when 12 MB are there
+    here = a.open(1, K(0, 0), torch.ones(BIG), at_a)
+    await a.recorder.until(lambda: bool(a.recorder.heard))
+    here.give_up()
+    assert not here.outcome.done()
+    assert await ends(here, there) == [None, None]
+    assert torch.equal(at_a, torch.ones(3))
+
+
+async def test_after_the_vote_the_grace_is_bounded(rig: Rig) -> None:
+    rig.grace_seconds = 0.05
+    a, b = await rig.pair()
+    there = b.open(0, K(0, 0), torch.ones(3), torch.empty(3))
+    here = a.open(1, K(0, 0), None, torch.empty(3))
+    await a.recorder.until(lambda: bool(a.recorder.heard))
+    here.give_up()
+    assert not here.outcome.done()
+    assert await ends(here, there) == [LossReason.DEADLINE, LossReason.DECLINED]
+
+
+async def test_a_link_that_goes_down_ends_its_exchanges_at_once(rig: Rig) -> None:
+    a, b = await rig.pair()
+    here, there = a.open(1, K(0, 0), torch.ones(BIG), torch.empty(BIG)), b.open(0, K(0, 0), None, torch.empty(BIG))
+    await b.recorder.until(lambda: bool(b.recorder.heard))
+    await b.transport.stop()
+    assert await ends(here, there) == [LossReason.LINK_DOWN, LossReason.LINK_DOWN]
+    await a.recorder.until(lambda: len(a.recorder.links) == 2)
+    assert await ends(a.open(1, K(0, 1), torch.ones(1), None)) == [LossReason.LINK_DOWN]
+    assert not a.transport.tell(1, Word(WordKind.READY, 0))
+
+
+async def test_the_last_word_before_stop_arrives(rig: Rig) -> None:
+    a, b = await rig.pair()
+    a.transport.tell(1, Word(WordKind.LEAVING, 0, 9))
+    await a.transport.stop()
+    await b.recorder.until(lambda: b.recorder.words == [(0, Word(WordKind.LEAVING, 0, 9))])
+    await b.recorder.until(lambda: len(b.recorder.links) == 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "sentence_at_0", "sentence_at_1"),
+    [
+        ({"run": "other"}, "run", "peer 1 belongs to run other, this peer to run", "peer 0 belongs to run run"),
+        ({"num_peers": 3}, "num_peers", "peer 1 counts 3 peers, this peer 2", "peer 0 counts 2 peers, this peer 3"),
+        ({"fingerprint": "beef"}, "fingerprint", "peer 1 trains another model (fingerprint beef, here f00d)", "f00d"),
+        ({"settings": {"lr": "0.2"}}, "lr", "peer 1 has --lr 0.2, this peer 0.1", "peer 0 has --lr 0.1, this peer 0.2"),
+        ({"settings": {}}, "lr", "peer 1 has --lr none, this peer 0.1", "peer 0 has --lr 0.1, this peer none"),
+    ],
+)
+async def test_who_trains_something_else_is_refused_at_both_ends(
+    rig: Rig, change: dict[str, object], field: str, sentence_at_0: str, sentence_at_1: str
+) -> None:
+    a = await rig.start(identity(0))
+    b = await rig.start(replace(identity(1), **change))  # type: ignore[arg-type]
+    a.transport.connect({1: b.address})
+    await a.recorder.until(lambda: len(a.recorder.refused) > 1)  # it tries again
+    await b.recorder.until(lambda: bool(b.recorder.refused))
+    assert a.recorder.refused[0][:2] == (1, field)
+    assert sentence_at_0 in a.recorder.refused[0][2]
+    assert b.recorder.refused[0][:2] == (0, field)
+    assert sentence_at_1 in b.recorder.refused[0][2]
+    assert not a.transport.linked()
+    assert not b.transport.linked()
+
+
+async def test_a_wrong_address_is_noticed_and_told(rig: Rig) -> None:
+    a, c = await rig.start(identity(0, 3)), await rig.start(identity(2, 3))
+    a.transport.connect({1: c.address})
+    await c.recorder.until(lambda: bool(c.recorder.refused))
+    assert a.recorder.refused[0] == (2, "peer", "peer 2 answers at the address of peer 1")
+    assert c.recorder.refused[0] == (0, "peer", "peer 0 refuses: peer 2 answers at the address of peer 1")
+
+
+async def test_who_starts_late_is_found(rig: Rig) -> None:
+    found = await rig.start(identity(1))
+    await found.transport.stop()
+    a = await rig.start(identity(0))
+    a.transport.connect({1: found.address})
+    b = await rig.start(identity(1), listen=found.address)
+    await asyncio.gather(a.linked_to(1), b.linked_to(0))
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_a_peer_that_started_again_replaces_its_link(rig: Rig, who: int) -> None:
+    members = list(await rig.pair())
+    other = members[1 - who]
+    pending = other.open(who, K(0, 0), None, torch.empty(1))
+    await members[who].transport.stop()
+    members[who] = await rig.start(identity(who), listen=members[who].address)
+    if who == 0:
+        members[0].transport.connect({1: members[1].address})
+    assert await ends(pending) == [LossReason.LINK_DOWN]
+    await members[who].linked_to(1 - who)
+    await other.recorder.until(lambda: [up for _, up in other.recorder.links if up == "up"] == ["up", "up"])
+    x, at_0, at_1 = torch.ones(4), torch.empty(4), torch.empty(4)
+    handles = members[0].open(1, K(0, 0), x, at_0), members[1].open(0, K(0, 0), x, at_1)
+    assert await ends(*handles) == [None, None]
+
+
+async def test_a_second_process_with_the_same_id_is_refused(rig: Rig) -> None:
+    a, b = await rig.pair()
+    if rig.carrier == "memory":
+        assert rig.network is not None
+        rig.network.listening.pop(a.address)
+    twin = await rig.start(identity(0))
+    twin.transport.connect({1: b.address})
+    await twin.recorder.until(lambda: bool(twin.recorder.refused))
+    peer, field, sentence = twin.recorder.refused[0]
+    assert (peer, field) == (1, "duplicate")
+    assert sentence == "peer 1 refuses: peer 0 is linked already to peer 1, by another living process"
+    await b.recorder.until(lambda: [told[:2] for told in b.recorder.refused][:1] == [(0, "duplicate")])
+    assert await ends(a.open(1, K(0, 0), None, None), b.open(0, K(0, 0), None, None)) == [None, None]
+
+
+async def test_wrong_use_is_told_at_once(rig: Rig) -> None:
+    a, _ = await rig.pair()
+    a.open(1, K(3, 1), torch.ones(1), None)
+    with pytest.raises(ValueError, match="opened after"):
+        a.open(1, K(3, 1), torch.ones(1), None)
+    with pytest.raises(ValueError, match="float32"):
+        a.open(1, K(4, 0), torch.ones(1, dtype=torch.float64), None)
+    with pytest.raises(ValueError, match="contiguous"):
+        a.open(1, K(4, 0), None, torch.ones(4, 4).t())
+    with pytest.raises(OSError, match=a.address):
+        await rig.start(identity(0), listen=a.address)
+
+
+async def test_stop_leaves_no_task_behind(rig: Rig) -> None:
+    a, b = await rig.pair()
+    a.transport.connect({1: b.address})
+    await a.transport.stop()
+    await b.transport.stop()
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert not [name for name in names if "peer" in name or "bulk" in name or "control" in name]

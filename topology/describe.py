@@ -1,0 +1,50 @@
+"""What `grapevine plan` prints: the facts of a topology and a drawing of its schedule, as plain values and text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from topology.graph import Topology
+from topology.matcha import solve
+from topology.mixing import metropolis
+from topology.schedule import MatchaSchedule
+
+
+def describe(topology: Topology, budget: float) -> dict[str, Any]:
+    """JSON-able. spectral_gap is that of the Metropolis weights; lambda2, alpha and rho are MATCHA's at this budget."""
+    plan = solve(topology, budget)
+    return {
+        "num_peers": topology.num_peers,
+        "num_edges": len(topology.edges),
+        "matchings": [[list(edge) for edge in matching] for matching in plan.matchings],
+        "activation_probabilities": list(plan.activation_probabilities),
+        "lambda2": plan.lambda2,
+        "alpha": plan.alpha,
+        "rho": plan.rho,
+        "spectral_gap": metropolis(topology).spectral_gap,
+        "expected_matchings_per_round": sum(plan.activation_probabilities),
+    }
+
+
+def draw_schedule(schedule: MatchaSchedule, rounds: int, width: int = 36) -> str:
+    """A row per matching with its probability, a column per round: a block where it talks. The last row counts the blocks."""
+    plan = schedule.solution
+    active = [schedule.active(k) for k in range(rounds)]
+    labels = [_shorten(" ".join(f"{i}-{j}" for i, j in matching), width) for matching in plan.matchings]
+    column = max(len("matching"), *map(len, labels))
+    lines = [f"{'matching':{column}}      p  rounds 0 .. {rounds - 1}"]
+    for index, (label, p) in enumerate(zip(labels, plan.activation_probabilities, strict=True)):
+        blocks = "".join("█" if index in now else "·" for now in active)
+        lines.append(f"{label:{column}}  {p:5.3f}  {blocks}")
+    lines.append(
+        f"{'talking at once':{max(column, 15)}}{'':{max(0, column - max(column, 15)) + 9}}"
+        + "".join(f"{min(len(now), 9)}" for now in active)
+    )
+    return "\n".join(lines)
+
+
+def _shorten(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    kept = text[: width - 4].rsplit(" ", 1)[0]
+    return f"{kept} ..."

@@ -1,0 +1,302 @@
+"""Who is connected with whom: undirected simple graphs on peers 0 .. n-1.
+
+A constructor is a function of the number of peers, and for the random ones of a seed; `build` finds it by name, or reads a file.
+Legend: n peers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from topology.randomness import stable_seed
+
+Edge = tuple[int, int]
+Matching = tuple[Edge, ...]
+Matrix = NDArray[np.float64]
+ATTEMPTS = 200
+
+
+class TopologyError(ValueError):
+    """A topology, or a schedule on it, that can't be: one sentence that names the repair."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A connected undirected graph. edges: sorted pairs i < j. matchings: set if the source fixed the decomposition.
+
+    Raises TopologyError if an edge is out of range, doubled or a loop, or if the graph is not connected.
+    """
+
+    name: str
+    num_peers: int
+    edges: tuple[Edge, ...]
+    matchings: tuple[Matching, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_peers < 2:
+            raise TopologyError(f"{self.name}: {self.num_peers} peer is too few; a topology needs at least 2")
+        seen: set[Edge] = set()
+        for i, j in self.edges:
+            if not 0 <= i < j < self.num_peers:
+                raise TopologyError(
+                    f"{self.name}: edge [{i}, {j}] is not a pair i < j of peers 0 .. {self.num_peers - 1}"
+                )
+            if (i, j) in seen:
+                raise TopologyError(f"{self.name}: edge [{i}, {j}] is there twice; name it once")
+            seen.add((i, j))
+        apart = self.num_peers - len(self._reachable)
+        if apart:
+            lost = min(set(range(self.num_peers)) - self._reachable)
+            raise TopologyError(
+                f"{self.name}: the graph is disconnected, {apart} of {self.num_peers} peers (peer {lost} among them) can't be reached"
+                " from peer 0; add an edge between the parts"
+            )
+
+    @cached_property
+    def _reachable(self) -> set[int]:
+        reached, frontier = {0}, [0]
+        while frontier:
+            fresh = set(self.neighbors(frontier.pop())) - reached
+            reached |= fresh
+            frontier += fresh
+        return reached
+
+    @cached_property
+    def _neighbors(self) -> tuple[tuple[int, ...], ...]:
+        lists: list[list[int]] = [[] for _ in range(self.num_peers)]
+        for i, j in self.edges:
+            lists[i].append(j)
+            lists[j].append(i)
+        return tuple(tuple(sorted(row)) for row in lists)
+
+    def neighbors(self, peer: int) -> tuple[int, ...]:
+        """Neighbours of a peer, sorted."""
+        return self._neighbors[peer]
+
+    def degree(self, peer: int) -> int:
+        return len(self._neighbors[peer])
+
+    @property
+    def max_degree(self) -> int:
+        return max(map(len, self._neighbors))
+
+    def laplacian(self) -> Matrix:
+        """L = D - A, [n, n]."""
+        return laplacian(self.num_peers, self.edges)
+
+    @cached_property
+    def diameter(self) -> int:
+        """Longest shortest path, in hops."""
+        return int(nx.diameter(self.as_networkx()))
+
+    def as_networkx(self) -> nx.Graph[int]:
+        graph: nx.Graph[int] = nx.Graph()
+        graph.add_nodes_from(range(self.num_peers))
+        graph.add_edges_from(self.edges)
+        return graph
+
+    def digest(self) -> str:
+        """Equal on two peers if and only if they have the same graph (and fixed matchings)."""
+        return hashlib.sha256(json.dumps([self.num_peers, self.edges, self.matchings]).encode()).hexdigest()[:16]
+
+
+def laplacian(num_peers: int, edges: Iterable[Edge]) -> Matrix:
+    """L = D - A of some edges on n peers, [n, n]."""
+    matrix = np.zeros((num_peers, num_peers))
+    for i, j in edges:
+        matrix[i, j] -= 1
+        matrix[j, i] -= 1
+        matrix[i, i] += 1
+        matrix[j, j] += 1
+    return matrix
+
+
+@dataclass(frozen=True)
+class RandomOptions:
+    """Knobs of the random constructors; None: a default that is surely (or, for erdos-renyi and geometric, very likely) connected."""
+
+    seed: int = 0
+    degree: int | None = None
+    probability: float | None = None
+    radius: float | None = None
+
+
+Constructor = Callable[[int, RandomOptions], Iterable[Edge]]
+
+
+def _ring(n: int, _: RandomOptions) -> Iterable[Edge]:
+    return {_sorted(i, (i + 1) % n) for i in range(n)} if n > 1 else set()
+
+
+def _torus(n: int, _: RandomOptions) -> Iterable[Edge]:
+    """a x b with a as near to sqrt(n) as n allows; wrapped in both directions."""
+    rows = max((a for a in range(2, math.isqrt(n) + 1) if n % a == 0), default=0)
+    if rows == 0:
+        raise TopologyError(
+            f"torus: {n} peers do not fill a grid of at least 2 x 2; use a number like {4 * max(1, round(n / 4))}, or a ring"
+        )
+    columns = n // rows
+    edges = set()
+    for r in range(rows):
+        for c in range(columns):
+            edges.add(_sorted(r * columns + c, r * columns + (c + 1) % columns))
+            edges.add(_sorted(r * columns + c, (r + 1) % rows * columns + c))
+    return edges
+
+
+def _complete(n: int, _: RandomOptions) -> Iterable[Edge]:
+    return ((i, j) for i in range(n) for j in range(i + 1, n))
+
+
+def _star(n: int, _: RandomOptions) -> Iterable[Edge]:
+    return ((0, j) for j in range(1, n))
+
+
+def _exponential(n: int, _: RandomOptions) -> Iterable[Edge]:
+    """i and i + 2^t mod n, made undirected (Ying et al. 2021, arXiv 2110.13363)."""
+    hops = [2**t for t in range(max(1, math.ceil(math.log2(n))))] if n > 1 else []
+    return {_sorted(i, (i + hop) % n) for i in range(n) for hop in hops if hop % n}
+
+
+def _random_regular(n: int, options: RandomOptions) -> Iterable[Edge]:
+    degree = options.degree
+    if degree is None:
+        degree = min(4, n - 1)
+        degree -= (n * degree) % 2
+    if not 1 <= degree < n:
+        raise TopologyError(f"random-regular: --degree {degree} must be between 1 and {n - 1} for {n} peers")
+    if n * degree % 2:
+        raise TopologyError(
+            f"random-regular: {n} peers can't all have degree {degree}, the product is odd; use --degree {degree + 1}"
+        )
+    if degree == 1 and n > 2:
+        raise TopologyError(
+            f"random-regular: with --degree 1 the graph of {n} peers is never connected; use at least 2"
+        )
+    return _until_connected(n, options.seed, lambda s: nx.random_regular_graph(degree, n, seed=s), "raise --degree")
+
+
+def _erdos_renyi(n: int, options: RandomOptions) -> Iterable[Edge]:
+    """Each edge with the given probability; default 2 ln(n) / n, twice the threshold of connectivity."""
+    p = options.probability if options.probability is not None else min(1.0, 2 * math.log(max(n, 2)) / n)
+    return _until_connected(n, options.seed, lambda s: nx.gnp_random_graph(n, p, seed=s), "raise --probability")
+
+
+def _geometric(n: int, options: RandomOptions) -> Iterable[Edge]:
+    """Points in the unit square, joined when nearer than the radius; default sqrt(2 ln(n) / (pi n)), above the threshold."""
+    radius = (
+        options.radius
+        if options.radius is not None
+        else min(1.5, math.sqrt(2 * math.log(max(n, 2)) / (math.pi * n)) + 0.05)
+    )
+    return _until_connected(n, options.seed, lambda s: nx.random_geometric_graph(n, radius, seed=s), "raise --radius")
+
+
+def _until_connected(n: int, seed: int, draw: Callable[[int], Any], repair: str) -> Iterable[Edge]:
+    for attempt in range(ATTEMPTS):
+        graph = draw(stable_seed(seed, "graph", attempt) % 2**32)
+        if nx.is_connected(graph):
+            return (_sorted(i, j) for i, j in graph.edges)
+    raise TopologyError(f"none of {ATTEMPTS} random graphs of {n} peers was connected; {repair}")
+
+
+def _sorted(i: int, j: int) -> Edge:
+    return (i, j) if i < j else (j, i)
+
+
+TOPOLOGIES: Mapping[str, Constructor] = {
+    "ring": _ring,
+    "torus": _torus,
+    "complete": _complete,
+    "star": _star,
+    "exponential": _exponential,
+    "random-regular": _random_regular,
+    "erdos-renyi": _erdos_renyi,
+    "geometric": _geometric,
+}
+RANDOM_TOPOLOGIES = frozenset({"random-regular", "erdos-renyi", "geometric"})
+
+
+def build(
+    name: str,
+    num_peers: int | None,
+    *,
+    seed: int = 0,
+    degree: int | None = None,
+    probability: float | None = None,
+    radius: float | None = None,
+) -> Topology:
+    """The topology of that name, or of that JSON file. num_peers may be None for a file. Raises TopologyError."""
+    if name in TOPOLOGIES:
+        if num_peers is None or num_peers < 2:
+            raise TopologyError(f"{name}: {num_peers or 'no number of'} peers is too few; a topology needs at least 2")
+        options = RandomOptions(seed, degree, probability, radius)
+        return Topology(name, num_peers, tuple(sorted(TOPOLOGIES[name](num_peers, options))))
+    if name.endswith(".json") or "/" in name or Path(name).is_file():
+        return from_file(Path(name), num_peers)
+    close = difflib.get_close_matches(name, TOPOLOGIES, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"valid are {', '.join(TOPOLOGIES)}"
+    raise TopologyError(
+        f"--topology: unknown topology {name!r}; {hint} A JSON file of edges is fine too."
+        if close
+        else f"--topology: unknown topology {name!r}; {hint}, or a JSON file of edges"
+    )
+
+
+def from_file(path: Path, num_peers: int | None = None) -> Topology:
+    """A JSON list of edges [i, j], or a list of such lists, which fixes the decomposition into matchings. Raises TopologyError."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise TopologyError(f"{path}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TopologyError(f"{path}: not valid JSON: {error}") from None
+    groups = content if isinstance(content, list) and content and all(map(_is_group, content)) else None
+    edges = (
+        [_edge(path, e) for group in groups for e in group]
+        if groups
+        else [_edge(path, e) for e in _list(path, content)]
+    )
+    found = max((j for _, j in edges), default=-1) + 1
+    if num_peers is not None and num_peers != found:
+        raise TopologyError(f"{path}: the file has {found} peers, not {num_peers}; use --peers {found}")
+    matchings = None
+    if groups:
+        matchings = tuple(tuple(sorted(_edge(path, e) for e in group)) for group in groups)
+        for index, matching in enumerate(matchings):
+            ends = [peer for edge in matching for peer in edge]
+            if len(ends) != len(set(ends)):
+                twice = next(p for p in ends if ends.count(p) > 1)
+                raise TopologyError(
+                    f"{path}: matching {index} has peer {twice} twice; a matching is a set of disjoint edges"
+                )
+    return Topology(path.stem, found, tuple(sorted(edges)), matchings)
+
+
+def _is_group(entry: object) -> bool:
+    return isinstance(entry, list) and all(isinstance(edge, list) for edge in entry)
+
+
+def _list(path: Path, content: object) -> list[object]:
+    if not isinstance(content, list) or not content:
+        raise TopologyError(f"{path}: expected a JSON list of edges [i, j], or a list of such lists")
+    return content
+
+
+def _edge(path: Path, entry: object) -> Edge:
+    match entry:
+        case [int(i), int(j)] if i != j and min(i, j) >= 0 and not isinstance(i, bool) and not isinstance(j, bool):
+            return _sorted(i, j)
+    raise TopologyError(f"{path}: {json.dumps(entry)} is not an edge [i, j] of two different peers")

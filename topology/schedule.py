@@ -1,0 +1,183 @@
+"""Who talks to whom in round k, with what weight: pure functions of (seed, round), equal on every peer and platform."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+from topology.graph import RANDOM_TOPOLOGIES, Topology, TopologyError, build
+from topology.matcha import MatchaPlan, solve
+from topology.mixing import MIXINGS, MixingMatrix, metropolis_row
+from topology.randomness import stable_seed, stable_uniform
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One peer's part in one round: x_i <- self_weight x_i + sum_j weights_j x_j over its neighbors j (sorted) of this round."""
+
+    round: int
+    peer: int
+    neighbors: tuple[int, ...]
+    weights: tuple[float, ...]
+    self_weight: float
+    active_matchings: tuple[int, ...] = ()
+
+
+class Schedule(Protocol):
+    """j is in plan(k, i).neighbors if and only if i is in plan(k, j).neighbors, with the same weight."""
+
+    @property
+    def num_peers(self) -> int: ...
+
+    def plan(self, round: int, peer: int) -> RoundPlan: ...
+
+    def base(self, round: int) -> Topology:
+        """The graph over which control words flood."""
+
+    def links(self, round: int, peer: int) -> tuple[int, ...]:
+        """Peers with which a connection should be open in that round."""
+
+    def digest(self) -> str:
+        """Equal on two peers if and only if they follow the same schedule."""
+
+
+def _digest(*facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _plan(round: int, peer: int, weights: dict[int, float], active: tuple[int, ...] = ()) -> RoundPlan:
+    neighbors = tuple(sorted(weights))
+    values = tuple(weights[j] for j in neighbors)
+    return RoundPlan(round, peer, neighbors, values, 1.0 - sum(values), active)
+
+
+@dataclass(frozen=True)
+class FixedSchedule:
+    """The same graph and weights in every round. mixing: a name in MIXINGS."""
+
+    topology: Topology
+    mixing: str = "metropolis"
+
+    @property
+    def num_peers(self) -> int:
+        return self.topology.num_peers
+
+    @cached_property
+    def _matrix(self) -> MixingMatrix:
+        return MIXINGS[self.mixing](self.topology)
+
+    def plan(self, round: int, peer: int) -> RoundPlan:
+        if self.mixing == "metropolis":
+            return _plan(round, peer, dict(metropolis_row(self.topology, peer)))
+        return _plan(round, peer, dict(self._matrix.row(peer)))
+
+    def base(self, round: int) -> Topology:
+        return self.topology
+
+    def links(self, round: int, peer: int) -> tuple[int, ...]:
+        return self.topology.neighbors(peer)
+
+    def digest(self) -> str:
+        return _digest("fixed", self.topology.digest(), self.mixing)
+
+
+@dataclass(frozen=True)
+class RandomGraphSchedule:
+    """A new random graph from the shared seed every `every` rounds, with Metropolis weights.
+
+    Links to the next graph's neighbours are asked for one graph ahead, so that they are open when it begins.
+    """
+
+    name: str
+    num_peers: int
+    every: int
+    seed: int
+    degree: int | None = None
+    probability: float | None = None
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in RANDOM_TOPOLOGIES:
+            raise TopologyError(
+                f"--random-graph-every: {self.name} is the same graph every time; use --topology {', '.join(sorted(RANDOM_TOPOLOGIES))}"
+            )
+
+    def graph(self, number: int) -> Topology:
+        """Graph number `number`."""
+        return _random_graph(self, number)
+
+    def plan(self, round: int, peer: int) -> RoundPlan:
+        return _plan(round, peer, dict(metropolis_row(self.base(round), peer)))
+
+    def base(self, round: int) -> Topology:
+        return self.graph(round // self.every)
+
+    def links(self, round: int, peer: int) -> tuple[int, ...]:
+        number = round // self.every
+        return tuple(sorted({*self.graph(number).neighbors(peer), *self.graph(number + 1).neighbors(peer)}))
+
+    def digest(self) -> str:
+        return _digest("random", self.name, self.num_peers, self.every, self.graph(0).digest(), self.graph(1).digest())
+
+
+@lru_cache(maxsize=8)
+def _random_graph(schedule: RandomGraphSchedule, number: int) -> Topology:
+    return build(
+        schedule.name,
+        schedule.num_peers,
+        seed=stable_seed(schedule.seed, "random graph", number),
+        degree=schedule.degree,
+        probability=schedule.probability,
+        radius=schedule.radius,
+    )
+
+
+@dataclass(frozen=True)
+class MatchaSchedule:
+    """B_j(k) ~ Bernoulli(p_j) from the shared seed; W(k) = I - alpha sum_j B_j(k) L_j. Raises TopologyError on a bad budget."""
+
+    topology: Topology
+    budget: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.solution
+
+    @property
+    def num_peers(self) -> int:
+        return self.topology.num_peers
+
+    @cached_property
+    def solution(self) -> MatchaPlan:
+        return solve(self.topology, self.budget)
+
+    @cached_property
+    def _partner(self) -> list[dict[int, int]]:
+        """By matching: each peer's partner in it."""
+        return [{**dict(matching), **{j: i for i, j in matching}} for matching in self.solution.matchings]
+
+    def active(self, round: int) -> tuple[int, ...]:
+        """Indices of the matchings that talk in that round."""
+        return tuple(
+            j
+            for j, p in enumerate(self.solution.activation_probabilities)
+            if stable_uniform(self.seed, "matcha", round, j) < p
+        )
+
+    def plan(self, round: int, peer: int) -> RoundPlan:
+        active = self.active(round)
+        partners = [self._partner[j][peer] for j in active if peer in self._partner[j]]
+        return _plan(round, peer, dict.fromkeys(partners, self.solution.alpha), active)
+
+    def base(self, round: int) -> Topology:
+        return self.topology
+
+    def links(self, round: int, peer: int) -> tuple[int, ...]:
+        return self.topology.neighbors(peer)
+
+    def digest(self) -> str:
+        p, alpha = self.solution.activation_probabilities, round(self.solution.alpha, 6)
+        return _digest("matcha", self.topology.digest(), self.solution.matchings, p, alpha, self.seed)
