@@ -222,7 +222,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
 
 
 def _sentence(error: ValidationError) -> str:
-    first: Mapping[str, Any] = error.errors()[0]  # type: ignore[assignment]
+    first: Mapping[str, Any] = error.errors()[0]
     where = first["loc"]
     message = str(first["msg"]).removeprefix("Value error, ")
     if not where:

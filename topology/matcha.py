@@ -55,8 +55,8 @@ def _rounded(p: Vector, total: float) -> Vector:
     rounded = np.clip(np.round(p, 6), 0.0, 1.0)
     excess = float(rounded.sum()) - total
     if excess > 0:
-        rounded[int(np.argmax(rounded))] -= np.ceil(excess * 1e6) / 1e6
-    return np.round(rounded, 6)
+        rounded[np.argmax(rounded)] -= np.ceil(excess * 1e6) / 1e6
+    return np.array([round(float(x), 6) for x in rounded])
 
 
 def activation_probabilities(laplacians: Matrix, budget: float) -> Vector:
@@ -121,7 +121,8 @@ def _linear_program(cuts: Matrix, total: float) -> tuple[float, Vector]:
     )
     if not result.success:  # pragma: no cover - the program is feasible and bounded by construction
         raise ArithmeticError(f"HiGHS: {result.message}")
-    return float(-result.fun), np.asarray(result.x[:-1], dtype=np.float64)
+    solution = np.asarray(result.x, dtype=np.float64)
+    return float(solution[-1]), solution[:-1]
 
 
 def mixing_parameter(laplacians: Matrix, p: Vector) -> tuple[float, float]:

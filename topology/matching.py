@@ -5,6 +5,8 @@ Misra & Gries 1992, "A constructive proof of Vizing's theorem": a proper edge co
 
 from __future__ import annotations
 
+import itertools
+
 from topology.graph import Edge, Matching, Topology
 
 
@@ -69,7 +71,7 @@ class _Coloring:
         while (following := self._used[at].get(color)) is not None:
             path.append(following)
             at, color = following, c if color == d else d
-        edges = list(zip(path, path[1:], strict=False))
+        edges = list(itertools.pairwise(path))
         colors = [self.at[a][b] for a, b in edges]
         for a, b in edges:
             self._erase(a, b)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,10 @@ from typing import Any
 
 from peer.config import Config
 from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.algorithms import ALGORITHMS
+from peer.gossip.delivery import Delivery
+
+log = logging.getLogger("grapevine.cluster")
 
 #: glibc settings under which gRPC's buffers are reused instead of given back page by page (measured: +25-35 % of throughput).
 ALLOCATOR = {
@@ -43,6 +48,11 @@ class Child:
     summary: Mapping[str, Any] | None = None
     fatal: Fatal | None = None
     ended: bool = False
+
+    @property
+    def died(self) -> bool:
+        """Ended without a word: killed, or a bug."""
+        return self.ended and self.summary is None
 
 
 @dataclass(slots=True)
@@ -80,14 +90,20 @@ class Launcher:
         await self._until(lambda: all(child.ready_at is not None for child in self.children), "is ready")
         return max(child.ready_at or 0.0 for child in self.children)
 
+    def living(self) -> list[int]:
+        """Peers whose process runs, or has ended well."""
+        return [child.peer for child in self.children if not child.died]
+
     def check(self) -> None:
-        """Raises Fatal if a peer has ended with one."""
+        """Raises Fatal if a peer has ended with one, or has died and can't be done without."""
         fatal = [child.fatal for child in self.children if child.fatal is not None]
         if fatal:
             raise min(fatal, key=lambda f: f.code is ExitCode.ABSENT)
+        training = all(child.ready_at is not None for child in self.children)
+        needed = ALGORITHMS[self.config.algorithm].delivery is Delivery.EVERY_MESSAGE
         for child in self.children:
-            if child.ended and child.summary is None:
-                raise Fatal(ExitCode.LOST, f"peer {child.peer} died (exit code {_exit_code(child)})")
+            if child.died and (needed or not training or len(self.living()) < 2):
+                raise Fatal(ExitCode.LOST, f"peer {child.peer} died ({_how(child)})")
 
     async def stop(self, reason: str, patience: float = 15.0) -> None:
         """Ask all peers to end, wait for them, kill those that do not."""
@@ -164,12 +180,15 @@ class Launcher:
     def _end(self, child: Child) -> None:
         asyncio.get_running_loop().remove_reader(child.pipe.fileno())
         child.ended = True
+        if child.died and child.fatal is None:
+            log.warning("peer %d died (%s)", child.peer, _how(child))
         self.changed.set()
 
 
-def _exit_code(child: Child) -> int | None:
+def _how(child: Child) -> str:
     child.process.join(1.0)
-    return child.process.exitcode
+    code = child.process.exitcode
+    return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def _enter(config_json: str, peer: int, pipe: Connection) -> None:

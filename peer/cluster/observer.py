@@ -35,21 +35,29 @@ class Observation:
 
 @dataclass(slots=True)
 class Observer:
-    """models [n, d]: the newest snapshots of all peers, in the order of ids."""
+    """models [n, d]: the newest snapshots, in the order of ids. answered: whose rows were fetched last; the mean is over them."""
 
     clients: Sequence[PeerClient]
     evaluator: Evaluator
     models: Tensor
     ready_at: float
+    answered: list[int] = field(default_factory=list)
     curve: list[Observation] = field(default_factory=list)
     statuses: list[StatusReply | None] = field(default_factory=list)
 
     async def observe(self) -> Observation:
-        """Fetch all models and evaluate their mean. Raises PeerUnreachable."""
-        rounds = await asyncio.gather(
-            *(client.snapshot(self.models[i], timeout=10.0) for i, client in enumerate(self.clients))
+        """Fetch all models and evaluate their mean. Peers that do not answer are left out; raises PeerUnreachable if none does."""
+        answers = await asyncio.gather(
+            *(client.snapshot(self.models[i], timeout=10.0) for i, client in enumerate(self.clients)),
+            return_exceptions=True,
         )
         seconds = time.monotonic() - self.ready_at
+        rounds = [answer for answer in answers if isinstance(answer, int)]
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        unexpected = [failure for failure in failures if not isinstance(failure, PeerUnreachable)]
+        if unexpected or not rounds:
+            raise (unexpected or failures)[0]
+        self.answered = [i for i, answer in enumerate(answers) if isinstance(answer, int)]
         loss, distance = await asyncio.to_thread(self._evaluate)
         seen = Observation(seconds, sum(rounds) / len(rounds), loss, distance)
         self.curve.append(seen)
@@ -67,8 +75,9 @@ class Observer:
         self.statuses = list(await asyncio.gather(*(ask(client) for client in self.clients)))
 
     def _evaluate(self) -> tuple[float, float]:
-        mean = self.models.mean(dim=0)
-        distance = math.sqrt(float(torch.sum((self.models - mean) ** 2)) / len(self.models))
+        models = self.models[self.answered]
+        mean = models.mean(dim=0)
+        distance = math.sqrt(float(torch.sum((models - mean) ** 2)) / len(models))
         return self.evaluator.loss(mean), distance
 
 

@@ -81,6 +81,7 @@ async def up(config: Config, console: Console) -> dict[str, Any]:
             await launcher.stop(reason)
     launcher.check()
     summaries = [child.summary for child in launcher.children if child.summary is not None]
+    models = observer.models[[summary["peer"] for summary in summaries]]
     run = Run(
         config,
         seconds_to_target,
@@ -89,7 +90,7 @@ async def up(config: Config, console: Console) -> dict[str, Any]:
         reason,
         observer.curve,
         summaries,
-        observer.models,
+        models,
     )
     return await asyncio.to_thread(make_report, run, evaluator)
 
@@ -127,7 +128,7 @@ async def _watch(
     try:
         while not stop.is_set():
             launcher.check()
-            finished = _all_finished(observer)
+            finished = _all_finished(observer, launcher)
             began = time.monotonic()
             try:
                 seen = await observer.observe()
@@ -160,9 +161,9 @@ async def _pause(seconds: float, stop: asyncio.Event) -> None:
         return
 
 
-def _all_finished(observer: Observer) -> bool:
-    statuses = observer.statuses
-    return bool(statuses) and all(status is not None and status.state == State.STATE_FINISHED for status in statuses)
+def _all_finished(observer: Observer, launcher: Launcher) -> bool:
+    living = [observer.statuses[i] for i in launcher.living()] if observer.statuses else []
+    return bool(living) and all(status is not None and status.state == State.STATE_FINISHED for status in living)
 
 
 def _reason(config: Config, launcher: Launcher, stop: asyncio.Event, seconds_to_target: float | None) -> str:

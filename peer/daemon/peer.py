@@ -20,10 +20,14 @@ from peer.gossip.delivery import PRESETS
 from peer.metrics import PeerMetrics
 from peer.training.accumulator import InFlight
 from peer.training.trainer import ChunkEvent
-from peer.transport.base import Transport
+from peer.transport.base import ExchangeKey, Transport
 from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
 
 log = logging.getLogger("grapevine.peer")
+
+
+#: How long the goodbye of a peer that broke off an exchange may be under way.
+GOODBYE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,10 @@ class Peer:
         try:
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
-            if linger and not self.stop_reason.startswith("asked"):
+            if linger and not self._released.is_set():
                 self.state = "finished"
+                transport.advance(ExchangeKey(said.round + 1, 0))  # who still sends is told at once
+                said.say_leaving(said.round)
                 await self._released.wait()
         finally:
             await self._leave(transport, said)
@@ -154,15 +160,13 @@ class Peer:
                 self.metrics.round(report)
                 self._count()
                 said.round += 1
-            self.stop_reason = self.stop_reason or f"{said.round} rounds are done"
+            self._limit(f"{said.round} rounds are done")
         except Stopped:
             if self._fatal is not None:
                 raise self._fatal from None
         except RoundBroken as broken:
-            if said.directory.has_left(broken.peer):
-                self.stop_reason = (
-                    self.stop_reason or f"peer {broken.peer} left, and {self.config.algorithm} needs every peer"
-                )
+            if await self._explained(said, broken.peer):
+                self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs every peer")
             else:
                 raise Fatal(
                     ExitCode.LOST,
@@ -172,6 +176,16 @@ class Peer:
             self._ended_at = self._loop.time()
             if timer is not None:
                 timer.cancel()
+
+    async def _explained(self, said: Conversation, lost: int) -> bool:
+        """Whether a peer that broke off an exchange said goodbye, or this peer was told to stop; its word may come a moment later."""
+        until = self._loop.time() + GOODBYE_SECONDS
+        while not (said.directory.has_left(lost) or self.stop_reason) and self._loop.time() < until:
+            said.stirred.clear()
+            timer = self._loop.call_at(until, said.stirred.set)
+            await said.stirred.wait()
+            timer.cancel()
+        return said.directory.has_left(lost) or bool(self.stop_reason)
 
     def _limit(self, reason: str) -> None:
         self.stop_reason = self.stop_reason or reason

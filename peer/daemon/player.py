@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -261,12 +261,11 @@ class RoundPlayer:
                 if self._stop.done() or now >= until[peer]:
                     handles[peer].give_up(LossReason.LEFT if self._stop.done() else LossReason.DEADLINE)
                     given_up.add(peer)
-            waiting = [handles[peer].outcome for peer in pending]
-            waiting_for_stop = [] if self._stop.done() else [self._stop]
+            waiting: list[asyncio.Future[Any]] = [handles[peer].outcome for peer in pending]
+            if not self._stop.done():
+                waiting.append(self._stop)
             left = [until[peer] - now for peer in pending - given_up]
-            await asyncio.wait(
-                [*waiting, *waiting_for_stop], timeout=min(left, default=None), return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waiting, timeout=min(left, default=None), return_when=asyncio.FIRST_COMPLETED)
 
     def _patience(self, peer: int, typical_round_seconds: float) -> float:
         if self._algorithm.delivery is Delivery.EVERY_MESSAGE:

@@ -61,11 +61,11 @@ Score: TypeAlias = Generator[Effect, Answer, Update]
 
 @dataclass(frozen=True, slots=True)
 class ScheduleOptions:
-    """What a schedule is made from. make_topology(seed) draws the base graph; random_graph_every = 0: one graph for all time."""
+    """What a schedule is made from. random_graph_every = 0: one graph for all time."""
 
     topology: Topology
     random_graph_every: int
-    degree: int
+    degree: int | None
     probability: float | None
     radius: float | None
     mixing: str

@@ -98,8 +98,8 @@ def _draw_classes(
     taken = np.zeros_like(left)
     while (missing := size - int(taken.sum())) > 0:
         weights = np.where(left > taken, wanted, 0.0)
-        if weights.sum() < 1e-9:  # every wanted class is used up: whatever is left
-            weights = (left - taken).astype(np.float64)
+        if weights.sum() < 1e-290:  # every wanted class is used up: the one of which most is left
+            weights[np.argmax(left - taken)] = 1.0
         draws = rng.multinomial(missing, weights / weights.sum())
         taken = np.minimum(taken + draws, left)
     return taken

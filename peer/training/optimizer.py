@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -47,9 +48,9 @@ class MasterOptimizer:
             self._x[num_params:] -= gradient[num_params:]
 
     def state_dict(self) -> dict[str, Any]:
-        """The torch optimiser's state, for a checkpoint."""
+        """The torch optimiser's state, for a checkpoint; its tensors are the live ones, so write them before the next step."""
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; x is restored by its owner. The configured learning rate is kept."""
-        self._optimizer.load_state_dict(state)
+        self._optimizer.load_state_dict(copy.deepcopy(state))

@@ -5,7 +5,7 @@ that what a peer sends is parsed by us, where it can be refused, and not by gRPC
 dialer shakes hands on Control and then opens Exchange with the session token it was given, by which the answering end
 joins the two.
 
-A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes. The reconnect back-off of gRPC, up
+A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes (see `channel_options`). The reconnect back-off of gRPC, up
 to 120 s by default, is set to ours.
 """
 
@@ -62,8 +62,14 @@ class GrpcOptions:
 
 
 def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
-    """For both ends of a channel."""
+    """For both ends of a channel.
+
+    While a bandwidth probe of gRPC's is unanswered it sends no keepalive, and gives that probe 60 s by default: a link that
+    falls silent just after data would be noticed as late as that. `ping_timeout_ms` is set to the silence we bear.
+    """
+    silence = options.keepalive_seconds + options.keepalive_timeout_seconds
     return [
+        ("grpc.http2.ping_timeout_ms", int(silence * 1000)),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),

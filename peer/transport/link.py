@@ -203,13 +203,13 @@ class Link:
                 }
                 tasks = [group.create_task(self._until_closed(c), name=f"{n} {self.peer}") for n, c in loops.items()]
                 try:
-                    reason = await self.down
+                    await asyncio.wait((self.down,))  # not `await self.down`: cancelling us must not cancel it
                 finally:
                     for task in tasks:
                         task.cancel()
         finally:
-            self.close("cancelled")
-        return reason
+            self.close("the carrier ended the stream")
+        return self.down.result()
 
     # -- what an exchange asks
 

@@ -173,7 +173,7 @@ class LinkedTransport(Transport):
             self._told.on_link_up(peer)
             await link.run()
         finally:
-            self._take_down(link, link.down.result() if link.down.done() else "closed")
+            self._take_down(link, "closed")
 
     def _take_down(self, link: Link, reason: str) -> None:
         link.close(reason)

@@ -47,6 +47,11 @@ def some_gradient(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
     return samples * (x + noise), samples
 
 
+def play_all(conductor: Conductor, rounds: int) -> None:
+    for k in range(rounds):
+        conductor.play(k, no_gradient)
+
+
 @every_algorithm
 def test_consensus_is_a_fixed_point(algorithm: type[Algorithm]) -> None:
     start = params()[0].expand(N, D)
@@ -116,8 +121,7 @@ def test_survives_exactly_the_losses_it_declares(algorithm: type[Algorithm]) -> 
     conductor = Conductor(algorithm, schedule_of(algorithm), params(), lost=lambda k, i, j: (k, i, j) in lost)
     if algorithm.delivery is Delivery.EVERY_MESSAGE:
         with pytest.raises(RoundBroken) as broken:
-            for k in range(30):
-                conductor.play(k, no_gradient)
+            play_all(conductor, 30)
         assert broken.value.reason == "deadline"
         return
     edges_lost = sum(len(update.lost) for k in range(30) for update in conductor.play(k, no_gradient))

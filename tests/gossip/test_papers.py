@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,10 @@ def quadratic(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
     """4 samples of 0.5 ||A_i (x - c_i)||^2."""
     a = torch.tensor(QUADRATICS[i], dtype=torch.float32)
     return 4 * (a.T @ (a @ (x - torch.tensor(TARGETS[i], dtype=torch.float32)))), 4
+
+
+def pick(gradients: dict[int, tuple[Tensor, int]], k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
+    return gradients[i]
 
 
 def mixing_matrix(schedule: Schedule, k: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -68,7 +74,7 @@ def test_ring_all_reduce_is_one_machine_and_bit_equal(n: int, d: int) -> None:
         total = sum(count for _, count in gradients.values())
         if total:
             x = x - LR * sum((g.double() for g, _ in gradients.values()), torch.zeros(d).double()) / total
-        updates = conductor.play(k, lambda k, i, x, g=gradients: g[i])
+        updates = conductor.play(k, partial(pick, gradients))
         assert len(updates) == n
     assert all(torch.equal(row, conductor.params[0]) for row in conductor.params)
     assert torch.allclose(conductor.params[0].double(), x, atol=1e-5)
