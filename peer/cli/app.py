@@ -62,6 +62,9 @@ def _root(
 @with_options(all_but("peer", "listen", "addresses"))
 def up(config: Config) -> None:
     """Run a local cluster of N daemons, with a live view, until the target loss or a limit."""
+    from peer.cluster.forkserver import start_early
+
+    start_early()
     from peer.cluster import up as cluster
     from peer.cluster.live import describe, summary
     from peer.cluster.report import write_report

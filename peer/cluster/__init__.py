@@ -1,5 +1,6 @@
 """N daemons as processes on this machine, watched from outside.
 
+forkserver.py  the process that all peers are forked from
 child.py     one peer in a forked process, on a leash
 launcher.py  starts, introduces and stops the children
 observer.py  fetches models over gRPC and evaluates their mean; slows nobody

@@ -1,7 +1,6 @@
 """Starts the peers of a local cluster, introduces them to each other, and stops them.
 
-Processes come from a forkserver that has imported torch and grpc once, so N peers do not pay for the imports N times. Each peer
-binds its own port and reports it; only then are the addresses handed out, so ports never clash.
+Each peer binds its own port and reports it; only then are the addresses handed out, so ports never clash.
 """
 
 from __future__ import annotations
@@ -9,30 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import multiprocessing
 import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from peer.cluster.forkserver import context
 from peer.config import Config
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
 
 log = logging.getLogger("grapevine.cluster")
-
-#: glibc settings under which gRPC's buffers are reused instead of given back page by page (measured: +25-35 % of throughput).
-ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TOP_PAD_": "16777216",
-}
-PRELOAD = ["peer.cluster.child", "peer.training.tasks.digits", "torch._dynamo"]
 
 
 @dataclass(slots=True)
@@ -65,11 +55,11 @@ class Launcher:
 
     def start(self) -> None:
         """Spawn all peers. Returns at once; see `introduce`."""
-        context = forkserver()
+        processes = context()
         for peer in range(self.config.peers):
-            ours, theirs = context.Pipe()
+            ours, theirs = processes.Pipe()
             config = self._config_of(peer)
-            process = context.Process(
+            process = processes.Process(
                 target=_enter, args=(config.model_dump_json(), peer, theirs), name=f"grapevine-peer-{peer}"
             )
             process.start()
@@ -195,13 +185,3 @@ def _enter(config_json: str, peer: int, pipe: Connection) -> None:
     from peer.cluster.child import child_main
 
     child_main(config_json, peer, pipe)
-
-
-def forkserver() -> ForkServerContext:
-    """The context whose server has torch and grpc imported; allocator settings take effect there."""
-    context = multiprocessing.get_context("forkserver")
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context.set_forkserver_preload(PRELOAD)
-    return context

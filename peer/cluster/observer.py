@@ -1,7 +1,7 @@
 """Watches a cluster from outside: fetches every peer's model over gRPC, evaluates their mean, and slows nobody.
 
 The loss is that of the mean model x_mean = sum_i x_i / n on the whole training set. Cadence: `eval_every` seconds, or ten times
-what one observation costs, whichever is longer, so that the observer never uses more than a tenth of one core.
+the processor time of one observation, whichever is longer, so that the observer never uses more than a tenth of one core.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ class Observer:
         return self.evaluator.loss(mean), distance
 
 
-def pause_after(cost: float, eval_every: float) -> float:
-    """Seconds to wait before the next observation when the last one took `cost` seconds."""
-    return max(eval_every - cost, cost * (1.0 / SHARE_OF_A_CORE - 1.0), 0.0)
+def pause_after(seconds: float, cpu_seconds: float, eval_every: float) -> float:
+    """Seconds to wait before the next observation when the last one took that long, and that much processor time."""
+    return max(eval_every - seconds, cpu_seconds / SHARE_OF_A_CORE - seconds, 0.0)

@@ -60,6 +60,7 @@ async def up(config: Config, console: Console) -> dict[str, Any]:
     torch.set_num_threads(1)
     checked = check(config)
     evaluator = Evaluator(checked.task, config.seed)
+    evaluator.loss(torch.zeros(checked.num_elements))  # torch's first call is slow; it is paid before the clock starts
     started_at = time.monotonic()
     launcher = Launcher(config)
     view = make_view(console, config)
@@ -129,7 +130,7 @@ async def _watch(
         while not stop.is_set():
             launcher.check()
             finished = _all_finished(observer, launcher)
-            began = time.monotonic()
+            began, busy = time.monotonic(), time.process_time()
             try:
                 seen = await observer.observe()
             except PeerUnreachable as error:
@@ -140,7 +141,7 @@ async def _watch(
                 return seen.seconds
             if finished:
                 return None
-            await _pause(pause_after(time.monotonic() - began, config.eval_every), stop)
+            await _pause(pause_after(time.monotonic() - began, time.process_time() - busy, config.eval_every), stop)
         return None
     finally:
         statuses.cancel()

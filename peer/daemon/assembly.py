@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+
+import numpy as np
 
 from peer.config import Config, ConfigError, alike, flag
 from peer.gossip.algorithm import Algorithm, PeerState, ScheduleOptions
@@ -16,7 +19,7 @@ from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
 from peer.training.stragglers import StragglerError
 from peer.training.stragglers import parse as parse_stragglers
-from peer.training.task import Task, TaskError, build_model, load_task
+from peer.training.task import Task, TaskError, build_model, load_task, num_samples
 from peer.training.trainer import ChunkEvent, Trainer
 from peer.transport.base import Identity
 from topology import Schedule, TopologyError, build
@@ -98,6 +101,18 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
         fingerprint=fingerprint,
         identity=identity(config, peer, schedule, fingerprint),
     )
+
+
+def warm_up(config: Config, parts: Parts) -> None:
+    """Compute one chunk and one optimizer step on throw-away copies, so that torch's first-call costs are paid before the run
+    begins. Changes nothing."""
+    model = FlatModel(build_model(parts.task, config.seed))
+    data = parts.task.train_data()
+    computer = ChunkComputer(parts.task, model, data)
+    first = np.arange(min(config.chunk_samples, num_samples(data)))
+    with suppress(Exception):  # a task that fails is reported by its first real chunk
+        chunk = computer.compute(first)
+        MasterOptimizer(parts.task, model.layout, model.vector, config.optimizer, config.lr).step(chunk.gradient, 0)
 
 
 def _trainer(config: Config, peer: int, task: Task, master: FlatModel, notify: Callable[[ChunkEvent], None]) -> Trainer:

@@ -87,6 +87,11 @@ class RoundPlayer:
             self._stop.set_result(None)
         self._said.stirred.set()
 
+    @property
+    def num_inboxes(self) -> int:
+        """Receive buffers made so far: one per neighbour heard from, kept for the whole run."""
+        return len(self._inboxes)
+
     def close(self) -> None:
         self._worker.shutdown(wait=True)
 

@@ -15,7 +15,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from peer.config import Config
-from peer.daemon.assembly import BAD_INPUT
+from peer.daemon.assembly import BAD_INPUT, warm_up
 from peer.daemon.peer import AddressBook, Bound, Peer
 from peer.daemon.summary import PeerSummary
 from peer.exit_codes import ExitCode, Fatal
@@ -49,6 +49,7 @@ async def serve(
     torch.set_num_threads(1)
     try:
         host = Peer(config, peer)
+        warm_up(config, host.parts)
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
     transport = GrpcTransport(

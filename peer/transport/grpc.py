@@ -5,8 +5,8 @@ that what a peer sends is parsed by us, where it can be refused, and not by gRPC
 dialer shakes hands on Control and then opens Exchange with the session token it was given, by which the answering end
 joins the two.
 
-A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes (see `channel_options`). The reconnect back-off of gRPC, up
-to 120 s by default, is set to ours.
+A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes (see `channel_options`). The
+reconnect back-off of gRPC, up to 120 s by default, is set to ours.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import secrets
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -64,8 +65,9 @@ class GrpcOptions:
 def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
     """For both ends of a channel.
 
-    While a bandwidth probe of gRPC's is unanswered it sends no keepalive, and gives that probe 60 s by default: a link that
-    falls silent just after data would be noticed as late as that. `ping_timeout_ms` is set to the silence we bear.
+    While a bandwidth probe of gRPC's is unanswered it sends no keepalive, and gives that probe 60 s by default: a
+    link that falls silent just after data would be noticed as late as that. `ping_timeout_ms` is set to the silence
+    we bear.
     """
     silence = options.keepalive_seconds + options.keepalive_timeout_seconds
     return [
@@ -234,7 +236,7 @@ class GrpcTransport(LinkedTransport):
             async with asyncio.timeout(HELLO_SECONDS):
                 control = _ClientLane(channel.stream_stream(CONTROL)(wait_for_ready=True))
                 lanes.append(control)
-                session = await self._agree(control, peer)
+                session = await self._agree(control, peer, secrets.randbits(64))
                 if session is None:
                     return False
                 token = ((SESSION_KEY, _TOKEN.pack(session.tag_out)),)
@@ -265,25 +267,23 @@ class GrpcTransport(LinkedTransport):
 
     async def _control(self, _requests: AsyncIterator[bytes], context: _Context) -> None:
         control = _ServerLane(context)
-        token: int | None = None
+        token = secrets.randbits(
+            64
+        )  # known before our hello goes out: the Exchange stream may overtake the last verdict
+        arrived = self._awaited[token] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                session = await self._agree(control, None)
+                session = await self._agree(control, None, token)
                 if session is None:
                     return
-                token = session.tag_in
-                self._awaited[token] = asyncio.get_running_loop().create_future()
-                bulk = await self._awaited[token]
+                bulk = await arrived
+            await self._run_link(session, control, bulk, bulk.over)
         except (LaneClosed, TimeoutError):
             return
         finally:
-            if token is not None:
-                self._awaited.pop(token, None)
-        try:
-            await self._run_link(session, control, bulk)
-        finally:
-            if not bulk.over.done():
-                bulk.over.set_result(None)
+            self._awaited.pop(token, None)
+            if arrived.done() and not arrived.cancelled() and not arrived.result().over.done():
+                arrived.result().over.set_result(None)
 
     async def _exchange(self, _requests: AsyncIterator[bytes], context: _Context) -> None:
         token = dict(context.invocation_metadata() or ()).get(SESSION_KEY)

@@ -126,9 +126,10 @@ class LinkedTransport(Transport):
 
     # -- links
 
-    async def _agree(self, lane: Lane, expected_peer: int | None) -> Session | None:
-        """Shake hands; the session, or None if either end refused (then the listener was told). Raises `LaneClosed`."""
-        mine = Greeting(self.identity, secrets.randbits(64), self._incarnation)
+    async def _agree(self, lane: Lane, expected_peer: int | None, token: int) -> Session | None:
+        """Shake hands with `token` as ours; the session, or None if either end refused (then the listener was told).
+        Raises `LaneClosed`."""
+        mine = Greeting(self.identity, token, self._incarnation)
 
         async def check(theirs: Greeting) -> Refusal | None:
             refusal = check_protocol(mine, theirs) or check_hello(self.identity, theirs.identity, expected_peer)
@@ -162,13 +163,18 @@ class LinkedTransport(Transport):
             "duplicate", f"peer {peer} is linked already to peer {self.identity.peer}, by another living process"
         )
 
-    async def _run_link(self, session: Session, control: Lane, bulk: Lane) -> None:
-        """From up to down; the listener hears of both, and of the end of an older link to that peer before."""
+    async def _run_link(
+        self, session: Session, control: Lane, bulk: Lane, over: asyncio.Future[None] | None = None
+    ) -> None:
+        """From up to down; the listener hears of both, and of the end of an older link to that peer before. `over`:
+        done when the carrier drops the bulk lane, which a read that is under way need not notice."""
         peer = session.peer
         if (old := self._links.get(peer)) is not None:
             self._take_down(old, "replaced by a newer link")
         traffic = self._traffic.setdefault(peer, Traffic())
         link = self._links[peer] = Link(session, control, bulk, self._told, traffic, self._mark)
+        if over is not None:
+            over.add_done_callback(lambda _: link.close("the carrier ended the stream"))
         try:
             self._told.on_link_up(peer)
             await link.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 from typing import Final, Protocol
 
 from peer.transport.base import Identity, Listener
@@ -110,6 +111,6 @@ class MemoryTransport(LinkedTransport):
     async def _greet(self, lane: Lane, expected: int | None) -> Session | None:
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                return await self._agree(lane, expected)
+                return await self._agree(lane, expected, secrets.randbits(64))
         except (LaneClosed, TimeoutError):
             return None

@@ -1,0 +1,70 @@
+"""Tasks whose training can be written down by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from peer.training.task import Task
+
+NUM_SAMPLES, NUM_INPUTS = 96, 6
+
+
+class Linear(Task):
+    """Least squares: loss = mean (w'x + b - y)^2, so the gradient has a closed form."""
+
+    name = "linear"
+
+    def model(self) -> nn.Module:
+        return nn.Linear(NUM_INPUTS, 1)
+
+    def train_data(self) -> Dataset[Any]:
+        generator = torch.Generator().manual_seed(11)
+        x = torch.randn(NUM_SAMPLES, NUM_INPUTS, generator=generator)
+        return TensorDataset(x, x @ torch.arange(1.0, NUM_INPUTS + 1) + torch.randn(NUM_SAMPLES, generator=generator))
+
+    def test_data(self) -> Dataset[Any]:
+        return self.train_data()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.mean((outputs[:, 0] - targets) ** 2)
+
+    def accuracy(self, outputs: Tensor, targets: Tensor) -> float | None:
+        return None
+
+
+class Poisoned(Linear):
+    """One sample in twelve gives a NaN gradient."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        poison = torch.where(targets > 12.0, torch.nan, 1.0)
+        return torch.mean(poison * (outputs[:, 0] - targets) ** 2)
+
+
+class Hopeless(Linear):
+    """Every gradient is NaN."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum() * (torch.nan if torch.is_grad_enabled() and len(targets) != 2 else 1.0)
+
+
+class Wider(Linear):
+    """Trains another model under another name: its fingerprint differs."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(NUM_INPUTS, 3), nn.Linear(3, 1))
+
+
+class Broken(Linear):
+    """Fails in the middle of training."""
+
+    calls = 0
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        type(self).calls += 1
+        if type(self).calls > 40:
+            raise ArithmeticError("the flux capacitor is empty")
+        return super().loss(outputs, targets)
