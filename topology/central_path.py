@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from topology.graph import Matching, Matrix, laplacian
 
 Vector = NDArray[np.float64]
-GAP = 1e-5  # of lambda_2, relative: a bound that is not reached in practice
+GAP = 1e-7  # of lambda_2, relative
 GROWTH = 20.0  # of tau from one center to the next
 MAX_STEPS = 60  # of Newton's method to one center
 QUADRATIC = 0.25  # below this decrement full steps converge quadratically, without any search
 
 
 def activation_probabilities(num_peers: int, matchings: tuple[Matching, ...], budget: float) -> Vector:
-    """p [M]; within 1e-5 (relative) of the largest possible lambda_2. The matchings together must connect all peers."""
+    """p [M]; within 1e-7 (relative) of the largest possible lambda_2. The matchings together must connect all peers."""
     num = len(matchings)
     if budget >= 1 or num == 1:
         return np.full(num, min(budget, 1.0))
@@ -111,9 +111,7 @@ class _Barrier:
         u, num = point[:-1], len(point) - 1
         inverse = np.linalg.inv(self._matrix(point)) - self._mean
         inverse = (inverse + inverse.T) / 2
-        gradient = np.append(
-            1 / (self._ceiling - u) - 1 / u - self._products(inverse), float(np.trace(inverse)) - tau
-        )
+        gradient = np.append(1 / (self._ceiling - u) - 1 / u - self._products(inverse), float(np.trace(inverse)) - tau)
         hessian = np.empty((num + 1, num + 1))
         for j, (first, end) in enumerate(itertools.pairwise(self._starts)):
             rows = inverse[self._tails[first:end]] - inverse[self._heads[first:end]]
@@ -137,4 +135,5 @@ class _Barrier:
         """tr(L_j X) [M] for a symmetric X [n, n]."""
         diagonal = np.diag(matrix)
         edges = diagonal[self._tails] + diagonal[self._heads] - 2 * matrix[self._tails, self._heads]
-        return self._unit * np.add.reduceat(edges, self._starts[:-1])
+        sums: Vector = np.add.reduceat(edges, self._starts[:-1])
+        return self._unit * sums

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from random import Random
 
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from topology.randomness import stable_seed
+from topology import random_graphs
 
 Edge = tuple[int, int]
 Matching = tuple[Edge, ...]
@@ -36,7 +38,8 @@ class TopologyError(ValueError):
 class Topology:
     """A connected undirected graph. edges: sorted pairs i < j. matchings: set if the source fixed the decomposition.
 
-    Raises TopologyError if an edge is out of range, doubled or a loop, or if the graph is not connected.
+    Raises TopologyError if an edge is out of range, doubled, out of order or a loop, if the graph is not connected, or if the
+    matchings are not disjoint or not the graph's edges.
     """
 
     name: str
@@ -47,39 +50,53 @@ class Topology:
     def __post_init__(self) -> None:
         if self.num_peers < 2:
             raise TopologyError(f"{self.name}: {self.num_peers} peer is too few; a topology needs at least 2")
-        seen: set[Edge] = set()
         for i, j in self.edges:
             if not 0 <= i < j < self.num_peers:
                 raise TopologyError(
                     f"{self.name}: edge [{i}, {j}] is not a pair i < j of peers 0 .. {self.num_peers - 1}"
                 )
-            if (i, j) in seen:
-                raise TopologyError(f"{self.name}: edge [{i}, {j}] is there twice; name it once")
-            seen.add((i, j))
-        apart = self.num_peers - len(self._reachable)
-        if apart:
-            lost = min(set(range(self.num_peers)) - self._reachable)
+        for before, after in itertools.pairwise(self.edges):
+            if before == after:
+                raise TopologyError(f"{self.name}: edge {list(after)} is there twice; name it once")
+            if before > after:
+                raise TopologyError(f"{self.name}: edge {list(after)} comes after {list(before)}; sort the edges")
+        self._check_connected()
+        if self.matchings is not None:
+            self._check_matchings(self.matchings)
+
+    def _check_connected(self) -> None:
+        if len(self.edges) < self.num_peers - 1:  # before anything of size n is allocated: ids may come from a file
+            raise TopologyError(
+                f"{self.name}: the graph is disconnected, {len(self.edges)} edges can't connect {self.num_peers} peers; number the"
+                " peers from 0 without gaps and add edges between the parts"
+            )
+        reached = _reachable(self._neighbors)
+        if apart := self.num_peers - len(reached):
+            lost = next(peer for peer in range(self.num_peers) if peer not in reached)
             raise TopologyError(
                 f"{self.name}: the graph is disconnected, {apart} of {self.num_peers} peers (peer {lost} among them) can't be reached"
                 " from peer 0; add an edge between the parts"
             )
 
-    @cached_property
-    def _reachable(self) -> set[int]:
-        reached, frontier = {0}, [0]
-        while frontier:
-            fresh = set(self.neighbors(frontier.pop())) - reached
-            reached |= fresh
-            frontier += fresh
-        return reached
+    def _check_matchings(self, matchings: tuple[Matching, ...]) -> None:
+        for index, matching in enumerate(matchings):
+            if not matching:
+                raise TopologyError(f"{self.name}: matching {index} is empty; leave it out")
+            seen: set[int] = set()
+            for edge in matching:
+                if twice := seen.intersection(edge):
+                    raise TopologyError(
+                        f"{self.name}: matching {index} has peer {min(twice)} twice; a matching is a set of disjoint edges"
+                    )
+                seen.update(edge)
+        if sorted(itertools.chain.from_iterable(matchings)) != list(self.edges):
+            raise TopologyError(
+                f"{self.name}: the matchings are not made of exactly the graph's edges; name each edge once"
+            )
 
     @cached_property
     def _neighbors(self) -> tuple[tuple[int, ...], ...]:
-        lists: list[list[int]] = [[] for _ in range(self.num_peers)]
-        for i, j in self.edges:
-            lists[i].append(j)
-            lists[j].append(i)
-        return tuple(tuple(sorted(row)) for row in lists)
+        return tuple(tuple(sorted(row)) for row in _adjacency(self.num_peers, self.edges))
 
     def neighbors(self, peer: int) -> tuple[int, ...]:
         """Neighbours of a peer, sorted."""
@@ -110,6 +127,24 @@ class Topology:
     def digest(self) -> str:
         """Equal on two peers if and only if they have the same graph (and fixed matchings)."""
         return hashlib.sha256(json.dumps([self.num_peers, self.edges, self.matchings]).encode()).hexdigest()[:16]
+
+
+def _adjacency(num_peers: int, edges: Iterable[Edge]) -> list[list[int]]:
+    lists: list[list[int]] = [[] for _ in range(num_peers)]
+    for i, j in edges:
+        lists[i].append(j)
+        lists[j].append(i)
+    return lists
+
+
+def _reachable(neighbors: Sequence[Sequence[int]]) -> set[int]:
+    """The peers that a walk from peer 0 can reach."""
+    reached, frontier = {0}, [0]
+    while frontier:
+        fresh = set(neighbors[frontier.pop()]) - reached
+        reached |= fresh
+        frontier += fresh
+    return reached
 
 
 def laplacian(num_peers: int, edges: Iterable[Edge]) -> Matrix:
@@ -185,30 +220,33 @@ def _random_regular(n: int, options: RandomOptions) -> Iterable[Edge]:
         raise TopologyError(
             f"random-regular: with --degree 1 the graph of {n} peers is never connected; use at least 2"
         )
-    return _until_connected(n, options.seed, lambda s: nx.random_regular_graph(degree, n, seed=s), "raise --degree")
+    return _until_connected(
+        n, options.seed, lambda draw: random_graphs.random_regular(n, degree, draw), "raise --degree"
+    )
 
 
 def _erdos_renyi(n: int, options: RandomOptions) -> Iterable[Edge]:
     """Each edge with the given probability; default 2 ln(n) / n, twice the threshold of connectivity."""
-    p = options.probability if options.probability is not None else min(1.0, 2 * math.log(max(n, 2)) / n)
-    return _until_connected(n, options.seed, lambda s: nx.gnp_random_graph(n, p, seed=s), "raise --probability")
+    p = options.probability if options.probability is not None else min(1.0, 2 * math.log(n) / n)
+    if not 0 < p <= 1:
+        raise TopologyError(f"erdos-renyi: --probability {p:g} is outside (0, 1]; 1 is the complete graph")
+    return _until_connected(n, options.seed, lambda draw: random_graphs.erdos_renyi(n, p, draw), "raise --probability")
 
 
 def _geometric(n: int, options: RandomOptions) -> Iterable[Edge]:
-    """Points in the unit square, joined when nearer than the radius; default sqrt(2 ln(n) / (pi n)), above the threshold."""
-    radius = (
-        options.radius
-        if options.radius is not None
-        else min(1.5, math.sqrt(2 * math.log(max(n, 2)) / (math.pi * n)) + 0.05)
-    )
-    return _until_connected(n, options.seed, lambda s: nx.random_geometric_graph(n, radius, seed=s), "raise --radius")
+    """Points in the unit square, joined when nearer than the radius; default sqrt(2 ln(n) / (pi n)) + 0.05, above the threshold."""
+    radius = options.radius if options.radius is not None else math.sqrt(2 * math.log(n) / (math.pi * n)) + 0.05
+    if not radius > 0:
+        raise TopologyError(f"geometric: --radius {radius:g} must be above 0; from 1.42 on it is the complete graph")
+    return _until_connected(n, options.seed, lambda draw: random_graphs.geometric(n, radius, draw), "raise --radius")
 
 
-def _until_connected(n: int, seed: int, draw: Callable[[int], Any], repair: str) -> Iterable[Edge]:
+def _until_connected(n: int, seed: int, draw: Callable[[Random], set[Edge] | None], repair: str) -> Iterable[Edge]:
+    """The first graph that is connected; attempt after attempt each has a generator of its own."""
     for attempt in range(ATTEMPTS):
-        graph = draw(stable_seed(seed, "graph", attempt) % 2**32)
-        if nx.is_connected(graph):
-            return (_sorted(i, j) for i, j in graph.edges)
+        edges = draw(random_graphs.generator(seed, attempt))
+        if edges is not None and len(_reachable(_adjacency(n, edges))) == n:
+            return edges
     raise TopologyError(f"none of {ATTEMPTS} random graphs of {n} peers was connected; {repair}")
 
 
@@ -240,63 +278,47 @@ def build(
 ) -> Topology:
     """The topology of that name, or of that JSON file. num_peers may be None for a file. Raises TopologyError."""
     if name in TOPOLOGIES:
-        if num_peers is None or num_peers < 2:
-            raise TopologyError(f"{name}: {num_peers or 'no number of'} peers is too few; a topology needs at least 2")
+        if num_peers is None:
+            raise TopologyError(f"{name}: of how many peers? name them with --peers")
+        if num_peers < 2:
+            raise TopologyError(f"{name}: {num_peers} peers is too few; a topology needs at least 2")
         options = RandomOptions(seed, degree, probability, radius)
         return Topology(name, num_peers, tuple(sorted(TOPOLOGIES[name](num_peers, options))))
-    if name.endswith(".json") or "/" in name or Path(name).is_file():
+    if name.endswith(".json") or "/" in name or os.sep in name or Path(name).is_file():
         return from_file(Path(name), num_peers)
     close = difflib.get_close_matches(name, TOPOLOGIES, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"valid are {', '.join(TOPOLOGIES)}"
-    raise TopologyError(
-        f"--topology: unknown topology {name!r}; {hint} A JSON file of edges is fine too."
-        if close
-        else f"--topology: unknown topology {name!r}; {hint}, or a JSON file of edges"
-    )
+    hint = f"did you mean {close[0]}?" if close else f"valid are {', '.join(TOPOLOGIES)}."
+    raise TopologyError(f"--topology: unknown topology {name!r}; {hint} A JSON file of edges is fine too.")
 
 
 def from_file(path: Path, num_peers: int | None = None) -> Topology:
     """A JSON list of edges [i, j], or a list of such lists, which fixes the decomposition into matchings. Raises TopologyError."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TopologyError(f"{path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TopologyError(f"{path}: not valid JSON: {error}") from None
-    groups = content if isinstance(content, list) and content and all(map(_is_group, content)) else None
-    edges = (
-        [_edge(path, e) for group in groups for e in group]
-        if groups
-        else [_edge(path, e) for e in _list(path, content)]
-    )
+        raise TopologyError(f"{path}: {error.strerror}; give a JSON file of edges") from None
+    except (ValueError, RecursionError) as error:
+        raise TopologyError(f"{path}: not valid JSON: {error}; give a list of edges [i, j]") from None
+    if not isinstance(content, list) or not content:
+        raise TopologyError(f"{path}: expected a JSON list of edges [i, j], or a list of such lists")
+    fixed = all(map(_is_group, content))
+    groups = [[_edge(path, entry) for entry in group] for group in (content if fixed else [content])]
+    edges = sorted(itertools.chain.from_iterable(groups))
     found = max((j for _, j in edges), default=-1) + 1
     if num_peers is not None and num_peers != found:
         raise TopologyError(f"{path}: the file has {found} peers, not {num_peers}; use --peers {found}")
-    matchings = None
-    if groups:
-        matchings = tuple(tuple(sorted(_edge(path, e) for e in group)) for group in groups)
-        for index, matching in enumerate(matchings):
-            ends = [peer for edge in matching for peer in edge]
-            if len(ends) != len(set(ends)):
-                twice = next(p for p in ends if ends.count(p) > 1)
-                raise TopologyError(
-                    f"{path}: matching {index} has peer {twice} twice; a matching is a set of disjoint edges"
-                )
-    return Topology(path.stem, found, tuple(sorted(edges)), matchings)
+    matchings = tuple(tuple(sorted(group)) for group in groups) if fixed else None
+    return Topology(path.stem, found, tuple(edges), matchings)
 
 
 def _is_group(entry: object) -> bool:
     return isinstance(entry, list) and all(isinstance(edge, list) for edge in entry)
 
 
-def _list(path: Path, content: object) -> list[object]:
-    if not isinstance(content, list) or not content:
-        raise TopologyError(f"{path}: expected a JSON list of edges [i, j], or a list of such lists")
-    return content
-
-
 def _edge(path: Path, entry: object) -> Edge:
     match entry:
         case [int(i), int(j)] if i != j and min(i, j) >= 0 and not isinstance(i, bool) and not isinstance(j, bool):
             return _sorted(i, j)
-    raise TopologyError(f"{path}: {json.dumps(entry)} is not an edge [i, j] of two different peers")
+    text = json.dumps(entry)
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    raise TopologyError(f"{path}: {shown} is not an edge [i, j] of two different peers")

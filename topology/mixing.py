@@ -8,21 +8,27 @@ from functools import cached_property
 
 import numpy as np
 
-from topology.graph import Matrix, Topology
+from topology.graph import Matrix, Topology, TopologyError
 
 
 @dataclass(frozen=True, eq=False)
 class MixingMatrix:
-    """W [n, n], symmetric, rows sum to 1. Raises ValueError otherwise."""
+    """W [n, n], symmetric, rows sum to 1 (both to 1e-9); a read-only copy. Raises TopologyError otherwise."""
 
     weights: Matrix
 
     def __post_init__(self) -> None:
-        if not np.allclose(self.weights, self.weights.T, atol=1e-12) or not np.allclose(
-            self.weights.sum(1), 1, atol=1e-9
-        ):
-            raise ValueError("a mixing matrix is symmetric and its rows sum to 1")
-        self.weights.setflags(write=False)
+        weights = np.array(self.weights, dtype=np.float64)
+        if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
+            raise TopologyError(
+                f"a mixing matrix is square, not {list(weights.shape)}; give a row and a column to each peer"
+            )
+        if not np.allclose(weights, weights.T, rtol=0, atol=1e-9):
+            raise TopologyError("a mixing matrix is symmetric; give both ends of an edge the same weight")
+        if not np.allclose(weights.sum(1), 1, rtol=0, atol=1e-9):
+            raise TopologyError("the rows of a mixing matrix sum to 1; give what is left over to the self weight")
+        weights.setflags(write=False)
+        object.__setattr__(self, "weights", weights)
 
     def self_weight(self, peer: int) -> float:
         return float(self.weights[peer, peer])
@@ -34,8 +40,8 @@ class MixingMatrix:
     @cached_property
     def second_eigenvalue(self) -> float:
         """max(|lambda_2|, |lambda_n|): the factor by which disagreement shrinks a round, at worst."""
-        magnitudes = np.sort(np.abs(np.linalg.eigvalsh(self.weights)))
-        return float(magnitudes[-2])
+        eigenvalues = np.linalg.eigvalsh(self.weights)  # ascending; the last is 1, of the constant vector
+        return float(max(abs(eigenvalues[0]), abs(eigenvalues[-2])))
 
     @property
     def spectral_gap(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -61,6 +61,10 @@ class FixedSchedule:
     topology: Topology
     mixing: str = "metropolis"
 
+    def __post_init__(self) -> None:
+        if self.mixing not in MIXINGS:
+            raise TopologyError(f"--mixing: unknown mixing {self.mixing!r}; valid are {', '.join(MIXINGS)}")
+
     @property
     def num_peers(self) -> int:
         return self.topology.num_peers
@@ -69,10 +73,17 @@ class FixedSchedule:
     def _matrix(self) -> MixingMatrix:
         return MIXINGS[self.mixing](self.topology)
 
+    @cached_property
+    def _first(self) -> dict[int, RoundPlan]:
+        """By peer: its plan of round 0, once asked for. A peer needs its own only, so the matrix is not built for Metropolis."""
+        return {}
+
     def plan(self, round: int, peer: int) -> RoundPlan:
-        if self.mixing == "metropolis":
-            return _plan(round, peer, dict(metropolis_row(self.topology, peer)))
-        return _plan(round, peer, dict(self._matrix.row(peer)))
+        if peer not in self._first:
+            local = self.mixing == "metropolis"
+            row = metropolis_row(self.topology, peer) if local else self._matrix.row(peer)
+            self._first[peer] = _plan(0, peer, dict(row))
+        return replace(self._first[peer], round=round)
 
     def base(self, round: int) -> Topology:
         return self.topology
@@ -100,6 +111,8 @@ class RandomGraphSchedule:
     radius: float | None = None
 
     def __post_init__(self) -> None:
+        if self.every < 1:
+            raise TopologyError(f"--random-graph-every: {self.every} is not a number of rounds; use 1 or more")
         if self.name not in RANDOM_TOPOLOGIES:
             raise TopologyError(
                 f"--random-graph-every: {self.name} is the same graph every time; use --topology {', '.join(sorted(RANDOM_TOPOLOGIES))}"
@@ -120,7 +133,8 @@ class RandomGraphSchedule:
         return tuple(sorted({*self.graph(number).neighbors(peer), *self.graph(number + 1).neighbors(peer)}))
 
     def digest(self) -> str:
-        return _digest("random", self.name, self.num_peers, self.every, self.graph(0).digest(), self.graph(1).digest())
+        options = (self.degree, self.probability, self.radius, self.seed)
+        return _digest("random", self.name, self.num_peers, self.every, *options, self.graph(0).digest())
 
 
 @lru_cache(maxsize=8)
@@ -160,12 +174,15 @@ class MatchaSchedule:
         return [{**dict(matching), **{j: i for i, j in matching}} for matching in self.solution.matchings]
 
     def active(self, round: int) -> tuple[int, ...]:
-        """Indices of the matchings that talk in that round."""
-        return tuple(
-            j
-            for j, p in enumerate(self.solution.activation_probabilities)
-            if stable_uniform(self.seed, "matcha", round, j) < p
-        )
+        """Indices of the matchings that talk in that round. The last round is remembered: a simulator asks for all its peers."""
+        if self._latest[0] != round:
+            chances = enumerate(self.solution.activation_probabilities)
+            self._latest[:] = round, tuple(j for j, p in chances if stable_uniform(self.seed, "matcha", round, j) < p)
+        return self._latest[1]
+
+    @cached_property
+    def _latest(self) -> list[Any]:
+        return [-1, ()]
 
     def plan(self, round: int, peer: int) -> RoundPlan:
         active = self.active(round)
@@ -179,5 +196,6 @@ class MatchaSchedule:
         return self.topology.neighbors(peer)
 
     def digest(self) -> str:
-        p, alpha = self.solution.activation_probabilities, round(self.solution.alpha, 6)
-        return _digest("matcha", self.topology.digest(), self.solution.matchings, p, alpha, self.seed)
+        solution = self.solution
+        facts = (solution.matchings, solution.activation_probabilities, solution.alpha)
+        return _digest("matcha", self.topology.digest(), *facts, self.seed)

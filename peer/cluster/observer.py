@@ -76,9 +76,14 @@ class Observer:
 
     def _evaluate(self) -> tuple[float, float]:
         models = self.models[self.answered]
-        mean = models.mean(dim=0)
+        mean = mean_model(models)
         distance = math.sqrt(float(torch.sum((models - mean) ** 2)) / len(models))
         return self.evaluator.loss(mean), distance
+
+
+def mean_model(models: Tensor) -> Tensor:
+    """x_mean [d] of models [n, d], summed in float64, so that the mean of equal models is that model, bit for bit."""
+    return models.mean(dim=0, dtype=torch.float64).float()
 
 
 def pause_after(seconds: float, cpu_seconds: float, eval_every: float) -> float:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from peer import __version__
-from peer.cluster.observer import Observation
+from peer.cluster.observer import Observation, mean_model
 from peer.config import Config
 from peer.training.evaluate import Evaluator
 
@@ -39,7 +39,7 @@ class Run:
 
 def make_report(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     """The report as JSON-able values. Evaluates the mean model and each peer's model on training and test set."""
-    mean = run.models.mean(dim=0)
+    mean = mean_model(run.models)
     peers = [_peer(row, model, mean, evaluator) for row, model in zip(run.summaries, run.models, strict=True)]
     computing = sum(row["seconds_computing"] for row in peers)
     idle = sum(row["seconds_idle"] for row in peers)
@@ -87,7 +87,9 @@ def _peer(summary: Mapping[str, Any], model: Tensor, mean: Tensor, evaluator: Ev
         "batch_loss": _or_none(summary["train_loss"]),
         "train_loss": evaluator.loss(model),
         "test_accuracy": evaluator.accuracy(model),
-        "consensus_distance": float(torch.linalg.vector_norm(model - mean)),
+        "consensus_distance": float(
+            torch.linalg.vector_norm(model - mean)
+        ),  # 0.0 exactly if all models are equal bit for bit
     }
 
 

@@ -1,7 +1,7 @@
 """A network that loses, delays, damages and cuts, by a seeded script. Stands between the peers of a `MemoryNetwork`.
 
 Whether a payload is lost depends on (seed, sender, receiver, exchange) only, not on time, so a test sees the same
-losses in each run. Only vectors are lost or damaged: control words travel over a stream that arrives whole or breaks,
+losses in each run, and may ask for them. Only vectors are lost or damaged: control words travel over a stream that arrives whole or breaks,
 as TCP does, and it breaks by `cut`.
 """
 
@@ -12,7 +12,8 @@ import random
 import struct
 from dataclasses import dataclass, field
 
-from peer.transport.codec import FRAME_BYTES, HEADER_BYTES
+from peer.transport.base import ExchangeKey
+from peer.transport.codec import FRAME_BYTES
 from peer.transport.lane import Lane, MemoryLane
 
 _KEY = struct.Struct("<QIQQ")  # round, phase, total, offset, from byte 16 of a frame on
@@ -55,6 +56,18 @@ class FaultyWiring:
     def reachable(self, here: int, there: int) -> bool:
         return frozenset((here, there)) not in self._cut
 
+    def breaks_off(self, here: int, there: int, key: ExchangeKey, total: int) -> int | None:
+        """From which byte on the payload [total] that `here` sends to `there` is lost; None if it is not."""
+        dice = self.dice("drop", here, there, key)
+        return None if dice.random() >= self.drop else FRAME_BYTES * dice.randrange(max(1, -(-total // FRAME_BYTES)))
+
+    def damages(self, here: int, there: int, key: ExchangeKey, offset: int) -> bool:
+        """Whether the frame at `offset` of that payload is damaged on its way."""
+        return self.dice("corrupt", here, there, key, offset).random() < self.corrupt
+
+    def dice(self, purpose: str, here: int, there: int, key: ExchangeKey, offset: int = 0) -> random.Random:
+        return random.Random(f"{self.seed} {purpose} {here} {there} {key.round} {key.phase} {offset}")
+
     def wire(self, here: int, there: int, control: MemoryLane, bulk: MemoryLane) -> tuple[Lane, Lane]:
         pair = frozenset((here, there))
         if pair in self._cut:
@@ -80,17 +93,18 @@ class FaultyLane:
         return await self._lane.finish()
 
     async def write(self, message: bytes) -> None:
-        wiring = self._wiring
+        wiring, (here, there) = self._wiring, self._ends
         round_, phase, total, offset = _KEY.unpack_from(message, _KEY_AT)
-        dice = random.Random(f"{wiring.seed} {self._ends} {round_} {phase}")
-        if dice.random() < wiring.drop and offset // FRAME_BYTES >= dice.randrange(max(1, -(-total // FRAME_BYTES))):
-            wiring.counts.payloads_dropped += 1
+        key = ExchangeKey(round_, phase)
+        broken_at = wiring.breaks_off(here, there, key, total)
+        if broken_at is not None and offset >= broken_at:
+            wiring.counts.payloads_dropped += offset == broken_at
             return
-        if random.Random(f"{wiring.seed} {self._ends} {round_} {phase} {offset}").random() < wiring.corrupt:
+        if wiring.damages(here, there, key, offset):
             wiring.counts.frames_corrupted += 1
             damaged = bytearray(message)
-            damaged[dice.randrange(HEADER_BYTES, len(message)) if len(message) > HEADER_BYTES else 0] ^= 1
+            damaged[-1] ^= 1
             message = bytes(damaged)
         if wiring.delay_seconds:
-            await asyncio.sleep(dice.random() * wiring.delay_seconds)
+            await asyncio.sleep(wiring.dice("delay", here, there, key, offset).random() * wiring.delay_seconds)
         await self._lane.write(message)

@@ -53,9 +53,6 @@ PING_SECONDS: Final = 5.0
 """Between two measurements of the round trip."""
 
 
-_WORD_KINDS: Final = frozenset(int(kind) for kind in WordKind)
-
-
 @dataclass(frozen=True, slots=True)
 class Session:
     """What was agreed in the handshake. `tag_out` is stamped on frames sent, `tag_in` demanded of frames received."""
@@ -152,8 +149,8 @@ class Link:
     def tell(self, word: Word) -> bool:
         if self.down.done() or len(self._words) >= QUEUED_WORDS:
             return False
-        body = wire.Word(kind=wire.WordKind.ValueType(word.kind), origin=word.origin, round=word.round)
-        self._queue(wire.ControlMessage(word=body))
+        kind = wire.WordKind.ValueType(word.kind)
+        self._queue(wire.ControlMessage(word=wire.Word(kind=kind, origin=word.origin, round=word.round)))
         return True
 
     async def alive(self, seconds: float) -> bool:
@@ -274,7 +271,7 @@ class Link:
             return
         stale = frame.key < self._mark
         self._listener.on_dropped(self.peer, "stale" if stale else "late")
-        over = frame.key < self._mark or (self._opened is not None and frame.key <= self._opened)
+        over = stale or (self._opened is not None and frame.key <= self._opened)
         if over and (self._aborted is None or frame.key > self._aborted):
             self.send_abort(frame.key, wire.ABORT_REASON_STALE)
 
@@ -361,7 +358,7 @@ class Link:
         return None
 
     def _hear_word(self, word: wire.Word) -> str | None:
-        if word.kind not in _WORD_KINDS or word.origin >= self.session.num_peers:
+        if word.kind not in {int(kind) for kind in WordKind} or word.origin >= self.session.num_peers:
             return "word"
         self._listener.on_word(self.peer, Word(WordKind(word.kind), word.origin, word.round))
         return None

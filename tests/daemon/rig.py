@@ -17,7 +17,14 @@ TASK = "tests.daemon.tasks:Linear"
 
 
 def config(**values: object) -> Config:
-    small: dict[str, object] = {"peers": 4, "task": TASK, "batch_size": 8, "chunks": 4, "lr": 0.02, "start_timeout": 20.0}
+    small: dict[str, object] = {
+        "peers": 4,
+        "task": TASK,
+        "batch_size": 8,
+        "chunks": 4,
+        "lr": 0.02,
+        "start_timeout": 20.0,
+    }
     return validated({**small, "metrics_port": -1, "max_rounds": 10, **values})
 
 

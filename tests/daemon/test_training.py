@@ -146,7 +146,9 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
 async def test_every_algorithm_runs_with_every_closing_policy(
     algorithm: str, closing: str, more: dict[str, object], reasons: set[str]
 ) -> None:
-    settings = config(algorithm=algorithm, closing=closing, chunk_seconds=0.002, straggler=("0=5x",), max_rounds=20, **more)
+    settings = config(
+        algorithm=algorithm, closing=closing, chunk_seconds=0.002, straggler=("0=5x",), max_rounds=20, **more
+    )
     summaries = await Rig(settings).run()
     seen = {reason for s in summaries for reason in s.rounds_by_reason}
     assert seen <= reasons

@@ -1,0 +1,123 @@
+"""The command line: output, exit codes, and no traceback whatever is typed. In this process, but for one that starts its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from peer import __version__
+from peer.cli import app as app_module
+
+GRAPH_0 = [[[1, 5], [6, 7], [0, 4], [2, 3]], [[1, 7], [3, 6]], [[1, 0], [3, 7], [5, 6]], [[1, 2], [7, 0]], [[3, 1]]]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def grapevine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Types `grapevine WORDS` in an empty folder; no peer process is started."""
+    monkeypatch.setattr("peer.cluster.forkserver.start_early", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["grapevine", *words])
+        with pytest.raises(SystemExit) as ended:
+            app_module.console.file = sys.stdout
+            app_module.main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+def test_plan_as_json_has_the_reference_numbers(grapevine: Run, tmp_path: Path) -> None:
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(GRAPH_0))
+    done = grapevine("plan", "--topology", str(path), "--budget", "0.5", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["lambda2"] == pytest.approx(0.561202, abs=1e-4)
+    assert facts["alpha"] == pytest.approx(0.39643, abs=1e-4)
+    assert facts["rho"] == pytest.approx(0.64398, abs=1e-4)
+    assert facts["matchings"][1] == [[1, 7], [3, 6]]
+    assert (facts["num_peers"], facts["num_edges"]) == (8, 12)
+
+
+def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Run) -> None:
+    done = grapevine("plan", "--topology", "torus", "--peers", "16", "--rounds", "10")
+    assert done.returncode == 0, done.stderr
+    for word in ("torus, 16 peers, 32 edges", "rho", "rounds 0 .. 9", "█", "talking at once"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["up", "--algorithm", "dspgd"], 2, "--algorithm: unknown algorithm 'dspgd'; did you mean dpsgd?"),
+        (["up", "--topology", "rign"], 2, "did you mean ring?"),
+        (["up", "--chunks", "3"], 2, "3 chunks do not divide a batch of 16 samples"),
+        (["up", "--budget", "1.5"], 2, "must be in (0, 1], not 1.5"),
+        (["up", "--peers", "1"], 2, "too few"),
+        (["up", "--straggler", "0=4"], 2, "0=4x"),
+        (["up", "--straggler", "99=4x"], 2, "99"),
+        (["up", "--task", "nowhere:Task"], 2, "nowhere"),
+        (["up", "--task", "digist"], 2, "did you mean 'digits'?"),
+        (["up", "--optimizer", "adaam"], 2, "did you mean 'adam'?"),
+        (["up", "--report", "/no/such/folder/r.json"], 2, "/no/such/folder"),
+        (["up", "--algorithm", "ring-all-reduce", "--topology", "star"], 2, "use --topology ring"),
+        (["up", "--random-graph-every", "5"], 2, "ring is the same graph every time"),
+        (["up", "--peers", "2000"], 2, "cannot be divided among 2000 peers"),
+        (["plan", "--topology", "missing.json"], 2, "No such file"),
+        (["peer"], 2, "--peer: which one is this?"),
+        (["peer", "--peer", "0", "--peers", "2", "--address", "a:1"], 2, "1 addresses for 2 peers"),
+        (["status", "127.0.0.1:1", "--timeout", "1"], 4, "127.0.0.1:1"),
+        (["up", "--config", "missing.toml"], 2, "grapevine init"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_an_exit_code(grapevine: Run, words: list[str], code: int, sentence: str) -> None:
+    done = grapevine(*words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_init_writes_a_config_that_up_understands(grapevine: Run) -> None:
+    assert grapevine("init").returncode == 0
+    again = grapevine("init")
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    done = grapevine("up", "--config", "grapevine.toml", "--topology", "rign")
+    assert "did you mean ring?" in done.stderr
+
+
+def test_help_names_every_command_and_the_environment_is_checked(
+    grapevine: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = grapevine("--help")
+    assert done.returncode == 0
+    for command in ("up", "peer", "plan", "status", "init"):
+        assert command in done.stdout
+    monkeypatch.setenv("GRAPEVINE_TOPOLOGIE", "ring")
+    wrong = grapevine("plan")
+    assert (wrong.returncode, "did you mean GRAPEVINE_TOPOLOGY" in wrong.stderr) == (2, True)
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "peer", "--version"], capture_output=True, text=True, timeout=55, check=True
+    )
+    assert done.stdout == f"grapevine {__version__}\n"

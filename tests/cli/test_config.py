@@ -1,0 +1,87 @@
+"""One declaration per option; command line > environment > file > the task's default > default."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from peer.cli.options import PANELS
+from peer.cli.template import template, write_template
+from peer.config import Config, ConfigError, alike, load
+
+
+def test_the_sources_win_in_their_order(tmp_path: Path) -> None:
+    file = tmp_path / "grapevine.toml"
+    file.write_text('lr = 0.3\nchunks = 4\nseed = 3\nstraggler = ["0=4x", "1=2x"]\n')
+    config = load({"lr": 0.5}, {"GRAPEVINE_LR": "0.4", "GRAPEVINE_CHUNKS": "2", "HOME": "/"}, file, {"alpha": 0.9})
+    assert (config.lr, config.chunks, config.seed, config.alpha) == (0.5, 2, 3, 0.9)
+    assert config.straggler == ("0=4x", "1=2x")
+    assert load({}, {"GRAPEVINE_STRAGGLER": "0=4x; 1=2x"}).straggler == ("0=4x", "1=2x")
+
+
+def test_torch_launchers_name_the_peer_but_our_own_prefix_wins() -> None:
+    assert load({}, {"RANK": "3", "WORLD_SIZE": "5"}).peer == 3
+    assert load({}, {"RANK": "3", "WORLD_SIZE": "5"}).peers == 5
+    assert load({}, {"RANK": "3", "GRAPEVINE_PEER": "1"}).peer == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("lr = ", "not valid TOML"),
+        ("chunk = 3", "unknown option 'chunk'; did you mean chunks"),
+        ("lr = 0", "--lr: input should be greater than 0, not 0"),
+        ("algorithm = 'ring-allreduce'", "did you mean ring-all-reduce"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, content: str, sentence: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=sentence) as error:
+        load({}, {}, file)
+    assert "\n" not in str(error.value).strip()
+
+
+def test_a_missing_file_and_an_unknown_variable_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="grapevine init"):
+        load({}, {}, tmp_path / "no.toml")
+    with pytest.raises(ConfigError, match="did you mean GRAPEVINE_CLOSING"):
+        load({}, {"GRAPEVINE_CLOSINGS": "first"})
+
+
+def test_the_template_has_every_option_at_its_default(tmp_path: Path) -> None:
+    values = tomllib.loads(template())
+    assert Config.model_validate(values) == Config()
+    for name in Config.model_fields:
+        assert f"{name} = " in template()
+    path = tmp_path / "grapevine.toml"
+    write_template(path, force=False)
+    assert load({}, {}, path) == Config()
+    with pytest.raises(ConfigError, match="exists already"):
+        write_template(path, force=False)
+    write_template(path, force=True)
+
+
+def test_every_option_has_a_panel_a_description_and_a_place() -> None:
+    assert sorted(name for names in PANELS.values() for name in names) == sorted(Config.model_fields)
+    for name, field in Config.model_fields.items():
+        assert field.description, name
+
+
+def test_what_peers_must_agree_on() -> None:
+    assert {"algorithm", "lr", "optimizer", "closing", "weighting", "seed", "task", "partition"} <= set(alike(Config()))
+    assert not {"peer", "listen", "addresses", "report", "straggler", "log_level", "batch_size"} & set(alike(Config()))
+
+
+FROZEN = """
+addresses algorithm alpha batch_size budget chunk_seconds chunks closing deadline_mads degree eval_every in_flight listen log_level
+lr max_rounds max_seconds metrics_port mixing nonfinite_limit optimizer partition peer peers preset probability quorum radius
+random_graph_every reflection report round_deadline round_timeout run seed start_timeout straggler target_loss task topology weighting
+"""
+
+
+def test_the_set_of_options_is_an_interface() -> None:
+    """An option is added or taken away on purpose, here as well as in the CHANGELOG."""
+    assert sorted(Config.model_fields) == FROZEN.split()

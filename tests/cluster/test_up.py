@@ -1,0 +1,287 @@
+"""Real processes over real gRPC: the cluster of `grapevine up`, standalone peers, signals, kills, and no orphans."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.processes
+DONE_WITHIN = 50
+
+
+@contextmanager
+def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A grapevine process in a session of its own; nothing of that session may outlive it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "peer", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        orphans = session(process.pid)
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        process.wait(10)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+
+
+def session(leader: int) -> list[int]:
+    """Living processes of that session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def assert_no_orphans(leader: int) -> None:
+    until = time.monotonic() + 10
+    while (left := session(leader)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+
+
+def wait_for(process: subprocess.Popen[str], word: str) -> str:
+    """Read standard output until a line with that word."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if word in line:
+            return line
+    raise AssertionError(f"{word!r} never came; stderr: {process.stderr.read() if process.stderr else ''}")
+
+
+def test_up_trains_to_a_target_and_reports(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    words = [
+        "up",
+        "--peers",
+        "4",
+        "--target-loss",
+        "2.0",
+        "--chunk-seconds",
+        "0.002",
+        "--straggler",
+        "0=4x",
+        "--lr",
+        "0.5",
+    ]
+    with started(*words, "--report", str(report), "--eval-every", "0.1") as process:
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    for word in ("target loss", "consensus distance", "idle share", "bytes sent", "worst peer", "staleness"):
+        assert word in out
+    result = json.loads(report.read_text())
+    assert result["train_loss"] <= 2.0
+    assert 0 < result["seconds_to_target"] <= result["wall_seconds"]
+    assert result["samples"] == sum(peer["samples"] for peer in result["peers"])
+    assert result["bytes_sent"] == sum(peer["bytes_sent"] for peer in result["peers"])
+    assert result["worst_peer_test_accuracy"] == min(peer["test_accuracy"] for peer in result["peers"])
+    assert result["curve"][-1]["loss"] <= 2.0 < result["curve"][0]["loss"]
+    assert result["max_staleness"] >= 1, "the straggler's chunks are carried"
+    for peer in result["peers"]:
+        parts = peer["samples"] + peer["samples_redone"] + peer["samples_nonfinite"] + peer["samples_abandoned"]
+        assert peer["samples_started"] == parts
+    documented = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    for name in [*result, *result["peers"][0], *result["curve"][0]]:
+        assert f"`{name}`" in documented, f"docs/report.md does not say what {name} is"
+
+
+@pytest.mark.parametrize("algorithm", ["ring-all-reduce", "matcha"])
+def test_up_ends_after_its_rounds(algorithm: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    with started(
+        "up", "--peers", "3", "--algorithm", algorithm, "--max-rounds", "12", "--report", str(report)
+    ) as process:
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    result = json.loads(report.read_text())
+    assert (result["rounds"], result["seconds_to_target"]) == (12, None)
+    if algorithm == "ring-all-reduce":
+        assert result["consensus_distance"] == 0.0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_exits_zero(sign: signal.Signals) -> None:
+    with started("up", "--peers", "3", "--chunk-seconds", "0.005") as process:
+        wait_for(process, "loss")
+        os.killpg(process.pid, sign) if sign is signal.SIGINT else process.send_signal(sign)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert "interrupted" in out
+        assert "Traceback" not in err
+        assert_no_orphans(process.pid)
+
+
+def test_a_second_interrupt_ends_at_once_without_orphans() -> None:
+    with started("up", "--peers", "3", "--chunk-seconds", "5") as process:
+        wait_for(process, "loss")
+        children = [pid for pid in session(process.pid) if pid != process.pid]
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)  # they can't drain now
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.wait(DONE_WITHIN)
+        assert process.returncode == 130
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+        assert_no_orphans(process.pid)
+
+
+def test_peers_do_not_outlive_a_killed_launcher() -> None:
+    with started("up", "--peers", "3", "--chunk-seconds", "0.005") as process:
+        wait_for(process, "loss")
+        process.kill()
+        process.wait(10)
+        assert_no_orphans(process.pid)
+
+
+def test_a_killed_peer_costs_its_edges_not_the_run(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    words = ["up", "--peers", "4", "--topology", "complete", "--max-rounds", "150", "--chunk-seconds", "0.003"]
+    with started(*words, "--report", str(report)) as process:
+        wait_for(process, "loss")
+        os.kill(pids_of_peers(process.pid)[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert "died (killed by signal 9)" in err
+        assert_no_orphans(process.pid)
+    result = json.loads(report.read_text())
+    assert len(result["peers"]) == 3
+    assert all(peer["rounds"] == 150 for peer in result["peers"])
+    assert set(result["edges_lost"]) <= {"link_down", "suspect", "declined", "stale"}
+
+
+def pids_of_peers(leader: int) -> list[int]:
+    """Children of the forkserver: the peers."""
+    by_parent: dict[int, list[int]] = {}
+    for pid in session(leader):
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        by_parent.setdefault(parent, []).append(pid)
+    server = next(pid for pid in by_parent.get(leader, []) if by_parent.get(pid))
+    return sorted(by_parent[server])
+
+
+def test_a_peer_stopped_for_a_while_comes_back(tmp_path: Path) -> None:
+    """SIGSTOP for two seconds: the others go on without it; after SIGCONT it catches up and finishes its rounds."""
+    report = tmp_path / "report.json"
+    words = ["up", "--peers", "4", "--topology", "complete", "--max-rounds", "200", "--chunk-seconds", "0.003"]
+    with started(*words, "--report", str(report)) as process:
+        wait_for(process, "loss")
+        victim = pids_of_peers(process.pid)[-1]
+        os.kill(victim, signal.SIGSTOP)
+        time.sleep(2.0)
+        os.kill(victim, signal.SIGCONT)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    result = json.loads(report.read_text())
+    assert [peer["rounds"] for peer in result["peers"]] == [200] * 4
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path: Path) -> None:
+    *ports, metrics_port = free_ports(3)
+    config = tmp_path / "peer.toml"
+    addresses = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
+    config.write_text(f"peers = 2\naddresses = [{addresses}]\nchunk_seconds = 0.005\n")
+    common = ["peer", "--config", str(config)]
+    first = [*common, "--peer", "0", "--listen", f"127.0.0.1:{ports[0]}", "--metrics-port", str(metrics_port)]
+    with started(*first, "--report", str(tmp_path / "0.json")) as zero:
+        wait_for(zero, "waiting for the others")
+        with started(*common, "--listen", f"127.0.0.1:{ports[1]}", "--metrics-port", "-1", RANK="1") as one:
+            wait_for(zero, "training")
+            status = subprocess.run(
+                [sys.executable, "-m", "peer", "status", f"127.0.0.1:{ports[0]}", "--json"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            )
+            with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
+                metrics = scrape.read().decode()
+            one.terminate()
+            zero.send_signal(signal.SIGINT)
+            ends = [peer.communicate(timeout=DONE_WITHIN) for peer in (zero, one)]
+            assert (zero.returncode, one.returncode) == (0, 0), ends
+            assert_no_orphans(one.pid)
+        assert_no_orphans(zero.pid)
+    told = json.loads(status.stdout)
+    assert (told["peer"], told["num_peers"], told["state"]) == (0, 2, "STATE_TRAINING")
+    assert [neighbor["state"] for neighbor in told["neighbors"]] == ["alive"]
+    for name in (
+        "grapevine_rounds_total",
+        "grapevine_samples_total",
+        "grapevine_train_loss",
+        "grapevine_sent_bytes_total",
+        "grapevine_idle_seconds_total",
+        "grapevine_staleness_updates_bucket",
+        "grapevine_neighbor_distance",
+        "grapevine_build_info",
+    ):
+        assert name in metrics
+    report = json.loads((tmp_path / "0.json").read_text())
+    assert report["rounds"] >= 1
+    assert report["stop_reason"] == "asked: SIGINT"
+
+
+def test_an_occupied_port_is_exit_code_three() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = ["peer", "--peer", "0", "--peers", "2", "--address", f"127.0.0.1:{port}", "--address", "127.0.0.1:1"]
+        with started(*words, "--listen", f"127.0.0.1:{port}", "--metrics-port", "-1") as process:
+            _, err = process.communicate(timeout=DONE_WITHIN)
+            assert process.returncode == 3
+            assert f"127.0.0.1:{port}" in err
+            assert "Traceback" not in err
+
+
+def test_a_peer_that_never_appears_is_exit_code_four() -> None:
+    ports = free_ports(2)
+    addresses = [word for port in ports for word in ("--address", f"127.0.0.1:{port}")]
+    words = ["peer", "--peer", "0", "--peers", "2", *addresses, "--listen", f"127.0.0.1:{ports[0]}"]
+    with started(*words, "--start-timeout", "1", "--metrics-port", "-1") as process:
+        _, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 4
+        assert f"peer 1 (127.0.0.1:{ports[1]}) did not appear within 1 s" in err
