@@ -26,7 +26,7 @@ unit: $(VENV)/test-ready
 
 # the generated wire code in peer/wire, after a change of the schema in proto/
 proto: $(VENV)/test-ready
-	PATH=$(CURDIR)/$(BIN):$$PATH sh proto/generate.sh
+	PYTHON=$(BIN)/python sh proto/generate.sh
 
 # the table of the README: 72 runs, a bit over an hour
 table: $(VENV)/run-ready

@@ -123,7 +123,7 @@ class _Barrier:
 
     def _matrix(self, point: Vector) -> Matrix:
         """S + J, [n, n]."""
-        matrix = self._mean - point[-1] * self._rest
+        matrix: Matrix = self._mean - point[-1] * self._rest
         weights = self._unit * np.repeat(point[:-1], self._sizes)
         np.add.at(matrix, (self._tails, self._heads), -weights)
         np.add.at(matrix, (self._heads, self._tails), -weights)
@@ -135,5 +135,5 @@ class _Barrier:
         """tr(L_j X) [M] for a symmetric X [n, n]."""
         diagonal = np.diag(matrix)
         edges = diagonal[self._tails] + diagonal[self._heads] - 2 * matrix[self._tails, self._heads]
-        sums: Vector = np.add.reduceat(edges, self._starts[:-1])
-        return self._unit * sums
+        products: Vector = self._unit * np.add.reduceat(edges, self._starts[:-1])
+        return products

@@ -26,20 +26,27 @@ def describe(topology: Topology, budget: float) -> dict[str, Any]:
     }
 
 
+def draw_facts(facts: dict[str, Any]) -> str:
+    """The numbers of `describe` as a plain table; the matchings are in `draw_schedule`."""
+    shown = {"matchings": len(facts["matchings"])} | {key: v for key, v in facts.items() if isinstance(v, int | float)}
+    names = {key: key.replace("_", " ") for key in facts if key in shown}
+    column = max(map(len, names.values()))
+    values = {key: v if isinstance(v := shown[key], int) else f"{v:.6f}" for key in names}
+    return "\n".join(f"{name:{column}}  {values[key]}" for key, name in names.items())
+
+
 def draw_schedule(schedule: MatchaSchedule, rounds: int, width: int = 36) -> str:
-    """A row per matching with its probability, a column per round: a block where it talks. The last row counts the blocks."""
+    """A row per matching with its probability, a column per round: a block where it talks. The last row counts the blocks (9: or more)."""
     plan = schedule.solution
     active = [schedule.active(k) for k in range(rounds)]
     labels = [_shorten(" ".join(f"{i}-{j}" for i, j in matching), width) for matching in plan.matchings]
-    column = max(len("matching"), *map(len, labels))
-    lines = [f"{'matching':{column}}      p  rounds 0 .. {rounds - 1}"]
+    column = max(len("talking at once"), *map(len, labels))
+    lines = [f"{'matching':{column}}  {'p':>5}  rounds 0 .. {rounds - 1}"]
     for index, (label, p) in enumerate(zip(labels, plan.activation_probabilities, strict=True)):
         blocks = "".join("█" if index in now else "·" for now in active)
         lines.append(f"{label:{column}}  {p:5.3f}  {blocks}")
-    lines.append(
-        f"{'talking at once':{max(column, 15)}}{'':{max(0, column - max(column, 15)) + 9}}"
-        + "".join(f"{min(len(now), 9)}" for now in active)
-    )
+    counts = "".join(str(min(len(now), 9)) for now in active)
+    lines.append(f"{'talking at once':{column}}  {'':5}  {counts}")
     return "\n".join(lines)
 
 

@@ -174,15 +174,8 @@ class MatchaSchedule:
         return [{**dict(matching), **{j: i for i, j in matching}} for matching in self.solution.matchings]
 
     def active(self, round: int) -> tuple[int, ...]:
-        """Indices of the matchings that talk in that round. The last round is remembered: a simulator asks for all its peers."""
-        if self._latest[0] != round:
-            chances = enumerate(self.solution.activation_probabilities)
-            self._latest[:] = round, tuple(j for j, p in chances if stable_uniform(self.seed, "matcha", round, j) < p)
-        return self._latest[1]
-
-    @cached_property
-    def _latest(self) -> list[Any]:
-        return [-1, ()]
+        """Indices of the matchings that talk in that round."""
+        return _active(self.seed, round, self.solution.activation_probabilities)
 
     def plan(self, round: int, peer: int) -> RoundPlan:
         active = self.active(round)
@@ -199,3 +192,9 @@ class MatchaSchedule:
         solution = self.solution
         facts = (solution.matchings, solution.activation_probabilities, solution.alpha)
         return _digest("matcha", self.topology.digest(), *facts, self.seed)
+
+
+@lru_cache(maxsize=64)
+def _active(seed: int, round: int, probabilities: tuple[float, ...]) -> tuple[int, ...]:
+    """Remembered, because a simulator asks for all its peers."""
+    return tuple(j for j, p in enumerate(probabilities) if stable_uniform(seed, "matcha", round, j) < p)

@@ -55,7 +55,7 @@ def check(config: Config) -> Checked:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
 
 
-async def up(config: Config, console: Console) -> dict[str, Any]:
+async def up(config: Config, console: Console, view: View | None = None) -> dict[str, Any]:
     """Run a cluster until its target, a limit, or a signal. Returns the report. Raises Fatal."""
     torch.set_num_threads(1)
     checked = check(config)
@@ -63,7 +63,7 @@ async def up(config: Config, console: Console) -> dict[str, Any]:
     evaluator.loss(torch.zeros(checked.num_elements))  # torch's first call is slow; it is paid before the clock starts
     started_at = time.monotonic()
     launcher = Launcher(config)
-    view = make_view(console, config)
+    view = view or make_view(console, config)
     async with _running(launcher) as stop:
         with view:
             view.say(f"starting {config.peers} peers ...")

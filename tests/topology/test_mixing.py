@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.topology.test_graph import GRAPH_0
-from topology import MixingMatrix, Topology, best_constant, build, metropolis
+from topology import MIXINGS, MixingMatrix, Topology, TopologyError, best_constant, build, metropolis, metropolis_row
 
 graph_0 = Topology("graph 0", 8, tuple(sorted((min(e), max(e)) for m in GRAPH_0 for e in m)))
 
@@ -46,6 +46,37 @@ def test_best_constant_weights_may_be_negative() -> None:
     assert best_constant(graph_0).second_eigenvalue <= metropolis(graph_0).second_eigenvalue + 1e-9
 
 
-def test_what_is_no_mixing_matrix_is_refused() -> None:
-    with pytest.raises(ValueError, match="symmetric"):
-        MixingMatrix(np.array([[0.5, 0.5], [0.4, 0.6]]))
+def test_the_second_eigenvalue_counts_the_most_negative_one_too() -> None:
+    assert MixingMatrix(np.array([[-0.5, 1.5], [1.5, -0.5]])).second_eigenvalue == pytest.approx(2)
+    assert MixingMatrix(np.array([[0.0, 1.0], [1.0, 0.0]])).spectral_gap == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([[0.5, 0.5], [0.4, 0.6]], "symmetric"),
+        ([[0.5, 0.5 + 1e-7], [0.5 + 1e-7, 0.5]], "sum to 1"),
+        ([[0.5, float("nan")], [0.5, 0.5]], "symmetric"),
+        ([[0.5, 0.5]], "square"),
+        ([1.0], "square"),
+    ],
+)
+def test_what_is_no_mixing_matrix_is_refused(weights: list[object], sentence: str) -> None:
+    with pytest.raises(TopologyError, match=sentence):
+        MixingMatrix(np.array(weights))
+
+
+def test_a_mixing_matrix_is_a_read_only_copy() -> None:
+    mine = np.full((2, 2), 0.5)
+    matrix = MixingMatrix(mine)
+    mine[0, 0] = 7
+    assert matrix.self_weight(0) == 0.5
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.weights[0, 0] = 7
+
+
+def test_a_row_needs_no_matrix() -> None:
+    topology = build("geometric", 30, seed=3)
+    matrix = metropolis(topology)
+    assert all(metropolis_row(topology, i) == matrix.row(i) for i in range(30))
+    assert set(MIXINGS) == {"metropolis", "best-constant"}

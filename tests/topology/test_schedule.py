@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,12 +14,14 @@ from topology import (
     FixedSchedule,
     MatchaSchedule,
     RandomGraphSchedule,
+    RoundPlan,
     Schedule,
     TopologyError,
     build,
     stable_seed,
     stable_uniform,
 )
+from topology.graph import laplacian
 
 SCHEDULES: list[Schedule] = [
     FixedSchedule(build("torus", 12)),
@@ -54,6 +59,7 @@ def test_golden_schedule_of_graph_0() -> None:
     assert [schedule.active(k) for k in range(8)] == GOLDEN_ACTIVE
 
 
+GOLDEN_THIRD_GRAPH = ((0, 2), (0, 3), (0, 5), (1, 2), (1, 3), (1, 4), (2, 4), (3, 5), (4, 5))
 GOLDEN_UNIFORM = 0.48693242692573235
 GOLDEN_SEED = 7593473038940462950
 GOLDEN_ACTIVE: list[tuple[int, ...]] = [(0, 3), (0, 2), (0, 2, 3), (0, 3), (0,), (0, 3), (0,), (0, 2, 3)]
@@ -90,8 +96,56 @@ def test_digests_cover_everything_that_matters() -> None:
     assert MatchaSchedule(graph_0, 0.5, 1).digest() == digests[2]
 
 
+def test_random_graphs_that_begin_alike_still_differ_in_their_digest() -> None:
+    """Three peers have few graphs: the digest must cover the seed and the options, not only the first graphs."""
+    schedules = [RandomGraphSchedule("random-regular", 3, every=2, seed=seed) for seed in range(4)]
+    schedules.append(RandomGraphSchedule("random-regular", 3, every=2, seed=0, degree=2))
+    assert len({schedule.base(0) for schedule in schedules}) == 1
+    assert len({schedule.digest() for schedule in schedules}) == len(schedules)
+
+
+def test_random_graph_number_two_is_the_same_everywhere() -> None:
+    schedule = RandomGraphSchedule("random-regular", 6, every=5, seed=1, degree=3)
+    assert schedule.base(10).edges == GOLDEN_THIRD_GRAPH
+    plan = schedule.plan(14, 0)
+    assert plan.neighbors == schedule.base(10).neighbors(0)
+    assert plan.weights == (0.25, 0.25, 0.25)
+
+
+def test_a_matcha_round_is_the_mixing_matrix_of_its_active_matchings() -> None:
+    schedule = MatchaSchedule(graph_0, 0.5, seed=3)
+    plan = schedule.solution
+    for k in range(20):
+        expected = np.eye(8) - plan.alpha * sum(laplacian(8, plan.matchings[j]) for j in schedule.active(k))
+        for i in range(8):
+            mine = schedule.plan(k, i)
+            row = np.zeros(8)
+            row[list(mine.neighbors)] = mine.weights
+            row[i] = mine.self_weight
+            np.testing.assert_allclose(row, expected[i], atol=1e-12)
+
+
+def test_a_round_without_an_active_edge_is_a_local_step() -> None:
+    schedule = MatchaSchedule(build("ring", 6), 0.05, seed=0)
+    quiet = next(k for k in range(100) if not schedule.active(k))
+    assert schedule.plan(quiet, 2) == RoundPlan(quiet, 2, (), (), 1.0, ())
+
+
+def test_a_plan_depends_on_its_arguments_only() -> None:
+    """Asked in another order, by another instance: the same plans."""
+    for schedule in SCHEDULES:
+        there = {(k, i): schedule.plan(k, i) for k in range(30) for i in range(schedule.num_peers)}
+        again = replace(schedule)  # type: ignore[type-var]
+        back = {(k, i): again.plan(k, i) for k, i in reversed(there)}
+        assert there == back
+
+
 def test_only_random_topologies_can_be_drawn_again() -> None:
     with pytest.raises(TopologyError, match="ring is the same graph every time"):
         RandomGraphSchedule("ring", 8, every=5, seed=0)
+    with pytest.raises(TopologyError, match="use 1 or more"):
+        RandomGraphSchedule("geometric", 8, every=0, seed=0)
     with pytest.raises(TopologyError, match="outside"):
         MatchaSchedule(graph_0, 1.5)
+    with pytest.raises(TopologyError, match="valid are metropolis, best-constant"):
+        FixedSchedule(graph_0, "metropole")

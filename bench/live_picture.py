@@ -1,0 +1,61 @@
+"""The picture of the live view in the README: one frame of a real run, as SVG.
+
+python bench/live_picture.py [--at 15] [--out docs/live-view.svg]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from peer.cluster.forkserver import start_early
+from peer.cluster.live import render
+from peer.cluster.observer import Observation
+from peer.cluster.up import up
+from peer.config import Config, validated
+from peer.daemon.process import run_loop
+from peer.wire.gossip_pb2 import StatusReply
+
+
+class LastFrame:
+    """A view that keeps what the live view would show last."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+
+    def __enter__(self) -> LastFrame:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def say(self, sentence: str) -> None:
+        return None
+
+    def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
+        if statuses:
+            self.console.export_text(clear=True)
+            self.console.print(render(self._config, curve, statuses))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--at", type=float, default=15.0, help="seconds of training")
+    parser.add_argument("--out", type=Path, default=Path("docs/live-view.svg"))
+    arguments = parser.parse_args()
+    start_early()
+    options = {"straggler": ("0=4x",), "chunk_seconds": 0.02, "target_loss": 0.1, "max_seconds": arguments.at}
+    config = validated({**options, "metrics_port": -1})
+    frame = LastFrame(config)
+    run_loop(up(config, Console(quiet=True), frame))
+    frame.console.save_svg(str(arguments.out), title="make run")
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
