@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: run test lint types contracts unit proto table clean
 
 run: $(VENV)/run-ready
-	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.02 --target-loss 0.1
+	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
 
 test: lint types contracts unit
 
@@ -28,7 +28,7 @@ unit: $(VENV)/test-ready
 proto: $(VENV)/test-ready
 	PYTHON=$(BIN)/python sh proto/generate.sh
 
-# the table of the README: 72 runs, a bit over an hour
+# the table of the README: 72 runs, about half an hour
 table: $(VENV)/run-ready
 	$(BIN)/python bench/straggler_table.py
 

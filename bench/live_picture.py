@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/live-view.svg"))
     arguments = parser.parse_args()
     start_early()
-    options = {"straggler": ("0=4x",), "chunk_seconds": 0.02, "target_loss": 0.1, "max_seconds": arguments.at}
+    options = {"straggler": ("0=4x",), "chunk_seconds": 0.01, "target_loss": 0.1, "max_seconds": arguments.at}
     config = validated({**options, "metrics_port": -1})
     frame = LastFrame(config)
     run_loop(up(config, Console(quiet=True), frame))

@@ -35,8 +35,8 @@ def grapevine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
     def run(*words: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["grapevine", *words])
+        app_module.console.file = sys.stdout
         with pytest.raises(SystemExit) as ended:
-            app_module.console.file = sys.stdout
             app_module.main()
         out, err = capsys.readouterr()
         return Done(int(ended.value.code or 0), out, err)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from tests.topology.test_graph import GRAPH_0
 from topology import TOPOLOGIES, Topology, TopologyError, build, decompose, periodic_rho, solve
-from topology.central_path import Vector, activation_probabilities
+from topology.central_path import activation_probabilities
 from topology.graph import Matrix, laplacian
 from topology.matcha import mixing_parameter
 
@@ -67,32 +68,41 @@ def test_rho_is_the_expected_contraction(topology: Topology) -> None:
     assert np.linalg.norm(expected - np.full((n, n), 1 / n), 2) == pytest.approx(plan.rho, abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.sampled_from(sorted(TOPOLOGIES)), st.integers(4, 14), st.floats(0.01, 0.99), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(TOPOLOGIES)), st.integers(4, 10), st.floats(0.02, 0.98), st.integers(0, 99))
 def test_no_other_probabilities_are_better(name: str, n: int, budget: float, seed: int) -> None:
-    """Certified by duality: lambda_2(p) <= sum_j p_j <U, L_j> for every U >= 0 of trace 1 orthogonal to 1. See `upper_bound`."""
+    """Against a bound from another method, which holds for every p within the budget."""
     assume(name != "torus" or any(n % a == 0 for a in range(2, int(n**0.5) + 1)))
     plan = solve(build(name, n, seed=seed), budget)
     p = np.array(plan.activation_probabilities)
     assert p.sum() <= budget * len(p) + 1e-9
     assert 0 <= p.min() <= p.max() <= 1
-    bound = upper_bound(np.stack([laplacian(n, m) for m in plan.matchings]), p, budget)
-    assert plan.lambda2 == pytest.approx(bound, rel=1e-3, abs=1e-5)
+    bound = upper_bound(np.stack([laplacian(n, m) for m in plan.matchings]), budget)
+    assert plan.lambda2 == pytest.approx(bound, rel=1e-4)
     assert plan.lambda2 <= bound * (1 + 1e-9)
 
 
-def upper_bound(laplacians: Matrix, p: Vector, budget: float) -> float:
-    """min over a few U of max_p sum_j p_j <U, L_j>, U = (L(p) - t)^-1 on the complement of 1, scaled to trace 1, t just below
-    lambda_2. The inner maximum fills the budget with the largest products: it needs no solver."""
-    values, vectors = np.linalg.eigh(np.tensordot(p, laplacians, 1))
-    bounds = []
-    for below in np.geomspace(1e-9, 1e-1, 60) * values[1]:
-        weights = 1 / (values[1:] - values[1] + below)
-        u = vectors[:, 1:] * (weights / weights.sum()) @ vectors[:, 1:].T
-        gains = np.sort(np.tensordot(laplacians, u, 2))[::-1]
-        shares = np.clip(budget * len(p) - np.arange(len(p)), 0, 1)
-        bounds.append(float(gains @ shares))
-    return min(bounds)
+def upper_bound(laplacians: Matrix, budget: float) -> float:
+    """Kelley's cutting planes: lambda_2(p) <= v' L(p) v for every unit v orthogonal to 1, so the linear program over some v bounds
+    it from above; each round adds the eigenvectors at the program's own solution, and the diagonals between the lowest two."""
+    num, n, _ = laplacians.shape
+    p, best, cuts = np.full(num, budget), 0.0, np.empty((0, num))
+    while True:
+        lifted = (
+            np.tensordot(p, laplacians, 1) + 4.0
+        )  # the constant vector becomes the last one, also if p connects nothing
+        values, vectors = np.linalg.eigh(lifted)
+        best, low = max(best, float(values[0])), vectors[:, : min(n - 1, 3)]
+        mixed = [(low[:, 0] + low[:, 1]) / 2**0.5, (low[:, 0] - low[:, 1]) / 2**0.5]
+        fresh = np.array([np.einsum("a,jab,b->j", v, laplacians, v) for v in [*low.T, *mixed]])
+        cuts = np.vstack([cuts, fresh])
+        rows = np.vstack([np.hstack([-cuts, np.ones((len(cuts), 1))]), [*np.ones(num), 0]])
+        limits = [*np.zeros(len(cuts)), budget * num]
+        found = linprog([*np.zeros(num), -1], A_ub=rows, b_ub=limits, bounds=[(0, 1)] * num + [(None, None)])
+        assert found.x is not None
+        p, bound = found.x[:-1], float(found.x[-1])
+        if bound - best < 5e-5 * bound or len(cuts) > 2000:
+            return bound
 
 
 @pytest.mark.parametrize("name", ["random-regular", "erdos-renyi", "exponential", "geometric"])
