@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -80,9 +81,10 @@ class Config(BaseModel):
     in_flight: Literal["carry", "redo", "drain"] = Field(
         "carry", description="A chunk under way at the close: count it next round, compute it again, or finish it first"
     )
-    weighting: Literal["samples", "peers"] = Field(
-        "peers",
-        description="peers: each peer's mean gradient counts alike; samples: in proportion to finished work [alike]",
+    weighting: Literal["samples", "peers"] | None = Field(
+        None,
+        description="samples: in proportion to finished work; peers: each peer's mean gradient counts alike "
+        "(default: samples for ring-all-reduce, peers for dpsgd and matcha) [alike]",
     )
 
     # training
@@ -162,6 +164,13 @@ class Config(BaseModel):
         return self.batch_size // self.chunks
 
 
+def choices(name: str) -> tuple[str, ...]:
+    """The valid names of an option that has a fixed set of them, else nothing."""
+    annotation = Config.model_fields[name].annotation
+    members = [annotation, *typing.get_args(annotation)]
+    return next((typing.get_args(member) for member in members if typing.get_origin(member) is Literal), ())
+
+
 def flag(name: str) -> str:
     """Command line spelling of a field."""
     return "--" + name.replace("_", "-")
@@ -233,9 +242,7 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown option {name!r}; {nearest(name, Config.model_fields)}"
     if first["type"] == "literal_error":
-        annotation = Config.model_fields[name].annotation
-        valid = getattr(annotation, "__args__", ())
-        return f"{flag(name)}: unknown {name} {given!r}; {nearest(str(given), map(str, valid))}"
+        return f"{flag(name)}: unknown {name} {given!r}; {nearest(str(given), choices(name))}"
     return f"{flag(name)}: {message[0].lower()}{message[1:]}, not {given!r}"
 
 

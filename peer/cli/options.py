@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from peer.config import Config, flag, load
+from peer.config import Config, choices, flag, load
 
 PANELS = {
     "The run": ("run", "peers", "seed"),
@@ -105,7 +105,7 @@ def _parameter(name: str) -> inspect.Parameter:
         f"{spelled}/--no-{spelled.removeprefix('--')}" if kind is bool else spelled,
         help=(field.description or "").removesuffix(" [alike]"),
         rich_help_panel=panel,
-        metavar=_metavar(field.annotation),
+        metavar="|".join(choices(name)) or None,
         show_default=str(default) if default not in (None, ()) else False,
     )
     return _keyword(name, Annotated[kind | None, option])
@@ -123,9 +123,5 @@ def _plain_type(annotation: Any) -> Any:
     if origin is tuple:
         return list[str]
     if origin in (types.UnionType, typing.Union):
-        return next(arg for arg in typing.get_args(annotation) if arg is not type(None))
+        return _plain_type(next(arg for arg in typing.get_args(annotation) if arg is not type(None)))
     return annotation
-
-
-def _metavar(annotation: Any) -> str | None:
-    return "|".join(typing.get_args(annotation)) if typing.get_origin(annotation) is Literal else None

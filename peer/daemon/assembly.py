@@ -88,7 +88,7 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
         params=master.vector,
         optimizer=MasterOptimizer(task, master.layout, master.vector, config.optimizer, config.lr),
         batch_size=config.batch_size,
-        weighting=config.weighting,
+        weighting=config.weighting or ALGORITHMS[config.algorithm].default_weighting,
     )
     fingerprint = master.layout.fingerprint()
     return Parts(

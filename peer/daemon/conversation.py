@@ -147,6 +147,8 @@ class Conversation:
         self._metrics.word(why)
         if why != "known" and word.round >= self.round and self.opened_at is not None:
             self._closing.observe(self._now() - self.opened_at)
+        if why != "known":
+            self._heard(word.origin)  # it lives, though it may be no neighbour
         if goes_on:
             self._pass_on(word, sender)
         self.stirred.set()

@@ -90,6 +90,9 @@ class Algorithm(ABC):
     #: A payload of round k says that its sender has closed round k (True) or only k-1, because it is sent at the opening (False).
     sends_after_close: ClassVar[bool]
 
+    #: What a user who says nothing gets. Where sums are divided by sum n, weighting by samples costs no step size.
+    default_weighting: ClassVar[str] = "peers"
+
     def __init__(self, state: PeerState) -> None:
         self.state = state
 

@@ -24,6 +24,7 @@ class RingAllReduce(Algorithm):
     name: ClassVar[str] = "ring-all-reduce"
     delivery: ClassVar[Delivery] = Delivery.EVERY_MESSAGE
     sends_after_close: ClassVar[bool] = True
+    default_weighting: ClassVar[str] = "samples"
 
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)
