@@ -152,7 +152,10 @@ async def test_every_algorithm_runs_with_every_closing_policy(
     summaries = await Rig(settings).run()
     seen = {reason for s in summaries for reason in s.rounds_by_reason}
     assert seen <= reasons
-    if closing != "barrier":
+    adaptive = (
+        closing == "deadline" and not more
+    )  # what it adapts to is the machine's; tests/gossip/test_closing.py has the rule
+    if closing != "barrier" and not adaptive:
         assert seen & (reasons - {"quota"}), "the straggler's rounds end by another's word or by time"
     assert all(sum(s.rounds_by_reason.values()) == s.rounds == 20 for s in summaries)
 
