@@ -66,13 +66,18 @@ def up(config: Config) -> None:
 
     start_early()
     from peer.cluster import up as cluster
+    from peer.cluster.launcher import Interrupted
     from peer.cluster.live import describe, summary
     from peer.cluster.report import write_report
     from peer.daemon.process import log_to_stderr, run_loop
 
     log_to_stderr(config)
     console.print(describe(config), style="dim")
-    report = run_loop(cluster.up(config, console))
+    try:
+        report = run_loop(cluster.up(config, console))
+    except Interrupted:
+        console.print("interrupted before training began")
+        return
     console.print(summary(report, config.target_loss))
     if config.report is not None:
         write_report(report, config.report)
@@ -89,7 +94,7 @@ def peer(config: Config) -> None:
 
 
 @app.command()
-@with_options(["peers", "topology", "degree", "probability", "radius", "budget", "seed", "algorithm"])
+@with_options(["peers", "topology", "degree", "probability", "radius", "budget", "seed"])
 def plan(
     config: Config,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,

@@ -7,13 +7,14 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from peer.config import Config, choices, flag, load
+from peer.exit_codes import ExitCode, Fatal
 
 PANELS = {
     "The run": ("run", "peers", "seed"),
@@ -74,7 +75,10 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
             file: Path | None = arguments.pop("config", None)
             given = {name: arguments.pop(name) for name in names}
             chosen = {name: value for name, value in given.items() if value is not None and value != []}
-            command(config=load(chosen, os.environ, file), **arguments)
+            config = load(chosen, os.environ, file)
+            if "task" in names and config.task != Config.model_fields["task"].default:
+                config = load(chosen, os.environ, file, _defaults_of(config.task))
+            command(config=config, **arguments)
 
         parameters = [*own, _config_file(), *(_parameter(name) for name in names)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -82,6 +86,16 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
         return run
 
     return decorate
+
+
+def _defaults_of(task: str) -> Mapping[str, object]:
+    """What the task asks for where the user says nothing. Raises Fatal."""
+    from peer.training.task import TaskError, load_task
+
+    try:
+        return load_task(task, check=False).defaults
+    except TaskError as error:
+        raise Fatal(ExitCode.CONFIG, str(error)) from None
 
 
 def all_but(*names: str) -> list[str]:

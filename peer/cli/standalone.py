@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import Any
 
 from rich.console import Console
 
+from peer.cluster.report import write_report
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import fixed_addresses, log_to_stderr, run_loop, serve, stop_on_signals
@@ -24,6 +24,8 @@ def run_standalone(config: Config, console: Console) -> None:
         raise ConfigError(
             f"--address: {len(config.addresses)} addresses for {config.peers} peers; name HOST:PORT of every peer, in the order of ids"
         )
+    if config.report is not None and not config.report.absolute().parent.is_dir():
+        raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
     log_to_stderr(config)
     summary, evaluated = run_loop(_run(config, config.peer, console))
     report = {**summary.as_dict(), **evaluated}
@@ -32,7 +34,7 @@ def run_standalone(config: Config, console: Console) -> None:
         f"({summary.stop_reason}); batch loss {summary.train_loss:.4f}, idle {summary.idle_fraction:.0%}"
     )
     if config.report is not None:
-        config.report.write_text(json.dumps(report, indent=2) + "\n")
+        write_report(report, config.report)
         console.print(f"report: {config.report}", style="dim")
 
 

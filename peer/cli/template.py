@@ -8,6 +8,9 @@ from pathlib import Path
 from peer.cli.options import PANELS
 from peer.config import Config, ConfigError
 
+#: A task may have defaults of its own for these, so the template does not set them.
+FROM_TASK = ("batch_size", "chunks", "lr", "optimizer")
+
 HEADER = """\
 # Configuration of grapevine, for `grapevine up --config FILE` and `grapevine peer --config FILE`.
 # Every option is here at its default; lines that start with # are off. The command line and GRAPEVINE_* variables win over this file.
@@ -23,7 +26,8 @@ def template() -> str:
         for name in names:
             field = Config.model_fields[name]
             lines.append(f"# {field.description}")
-            lines.append(f"{name} = {_toml(field.default)}\n" if field.default is not None else f"# {name} = ...\n")
+            off = "# " if field.default is None or name in FROM_TASK else ""
+            lines.append(f"{off}{name} = {'...' if field.default is None else _toml(field.default)}\n")
     return "\n".join(lines)
 
 

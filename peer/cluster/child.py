@@ -38,7 +38,7 @@ class Leash:
         """The peer that is stopped when the launcher says so or is gone."""
         self._host = host
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, host.request_stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGTERM, self._stop, "SIGTERM")
         if self._stop_reason:
             host.request_stop(self._stop_reason)
 
@@ -65,11 +65,11 @@ class Leash:
             self._stop(message["content"])
 
     def _stop(self, reason: str) -> None:
-        self._stop_reason = reason
+        self._stop_reason = self._stop_reason or reason
         if self._host is not None:
             self._host.request_stop(reason)
         if not self._addresses.done():
-            self._addresses.set_result([""] * 0)
+            self._addresses.set_result([])  # nobody will introduce it any more
 
 
 async def _live(config: Config, peer: int, pipe: Connection) -> ExitCode:

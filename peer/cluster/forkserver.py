@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
@@ -34,4 +35,10 @@ def context() -> ForkServerContext:
 def start_early() -> None:
     """Start the server now, so that its imports run beside the caller's own."""
     context()
-    forkserver.ensure_running()
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # inherited: ctrl-C during its imports must not kill the server
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)

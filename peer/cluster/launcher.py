@@ -45,6 +45,10 @@ class Child:
         return self.ended and self.summary is None
 
 
+class Interrupted(Exception):
+    """A signal came before training began."""
+
+
 @dataclass(slots=True)
 class Launcher:
     """A local cluster. `changed` is set whenever a child says something or ends."""
@@ -52,6 +56,7 @@ class Launcher:
     config: Config
     children: list[Child] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: bool = False
 
     def start(self) -> None:
         """Spawn all peers. Returns at once; see `introduce`."""
@@ -69,20 +74,20 @@ class Launcher:
             asyncio.get_running_loop().add_reader(ours.fileno(), self._read, child)
 
     async def introduce(self) -> None:
-        """Wait until every peer listens, and tell all of them the addresses. Raises Fatal."""
+        """Wait until every peer listens, and tell all of them the addresses. Raises Fatal or Interrupted."""
         await self._until(lambda: all(child.address for child in self.children), "listens")
         addresses = [child.address for child in self.children]
         for child in self.children:
             self._say(child, "addresses", addresses)
 
     async def all_ready(self) -> float:
-        """Wait until every peer trains; returns the (monotonic) time at which the last one was ready. Raises Fatal."""
+        """Wait until every peer trains; returns the (monotonic) time at which the last one was ready. Raises Fatal or Interrupted."""
         await self._until(lambda: all(child.ready_at is not None for child in self.children), "is ready")
         return max(child.ready_at or 0.0 for child in self.children)
 
-    def living(self) -> list[int]:
-        """Peers whose process runs, or has ended well."""
-        return [child.peer for child in self.children if not child.died]
+    def running(self) -> list[int]:
+        """Peers whose process has not ended."""
+        return [child.peer for child in self.children if not child.ended]
 
     def check(self) -> None:
         """Raises Fatal if a peer has ended with one, or has died and can't be done without."""
@@ -92,7 +97,7 @@ class Launcher:
         training = all(child.ready_at is not None for child in self.children)
         needed = ALGORITHMS[self.config.algorithm].delivery is Delivery.EVERY_MESSAGE
         for child in self.children:
-            if child.died and (needed or not training or len(self.living()) < 2):
+            if child.died and (needed or not training or sum(not other.died for other in self.children) < 2):
                 raise Fatal(ExitCode.LOST, f"peer {child.peer} died ({_how(child)})")
 
     async def stop(self, reason: str, patience: float = 15.0) -> None:
@@ -126,6 +131,7 @@ class Launcher:
             "metrics_port": port + peer if port > 0 else port,
             "target_loss": None,
             "report": None,
+            "listen": self.config.listen.rpartition(":")[0] + ":0",
         }
         return self.config.model_copy(update=update)
 
@@ -134,6 +140,8 @@ class Launcher:
             async with asyncio.timeout(self.config.start_timeout + 10.0):
                 while True:
                     self.changed.clear()
+                    if self.stopping:
+                        raise Interrupted
                     self.check()
                     if condition():
                         return
@@ -147,7 +155,7 @@ class Launcher:
         try:
             child.pipe.send_bytes(json.dumps({"kind": kind, "content": content}).encode())
         except OSError:
-            self._end(child)
+            return  # it is ending; what it said last is still read
 
     def _read(self, child: Child) -> None:
         try:

@@ -20,6 +20,7 @@ from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import StatusReply
 
 SHARE_OF_A_CORE = 0.1
+SILENCES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,21 @@ class Observer:
     answered: list[int] = field(default_factory=list)
     curve: list[Observation] = field(default_factory=list)
     statuses: list[StatusReply | None] = field(default_factory=list)
+    _silences: list[int] = field(default_factory=list)
 
     async def observe(self) -> Observation:
         """Fetch all models and evaluate their mean. Peers that do not answer are left out; raises PeerUnreachable if none does."""
-        answers = await asyncio.gather(
-            *(client.snapshot(self.models[i], timeout=10.0) for i, client in enumerate(self.clients)),
-            return_exceptions=True,
-        )
-        seconds = time.monotonic() - self.ready_at
+        fetched_at = [0.0] * len(self.clients)
+
+        async def fetch(i: int) -> int:
+            if i < len(self.statuses) and self.statuses[i] is None:
+                raise PeerUnreachable(f"peer {i} does not answer")  # asked again when it answers a status
+            round = await self.clients[i].snapshot(self.models[i], timeout=10.0)
+            fetched_at[i] = time.monotonic()
+            return round
+
+        answers = await asyncio.gather(*map(fetch, range(len(self.clients))), return_exceptions=True)
+        seconds = max(fetched_at) - self.ready_at
         rounds = [answer for answer in answers if isinstance(answer, int)]
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         unexpected = [failure for failure in failures if not isinstance(failure, PeerUnreachable)]
@@ -73,6 +81,14 @@ class Observer:
                 return None
 
         self.statuses = list(await asyncio.gather(*(ask(client) for client in self.clients)))
+        self._silences = [
+            0 if status is not None else silence + 1
+            for status, silence in zip(self.statuses, self._silences or [0] * len(self.clients), strict=True)
+        ]
+
+    def silent_for_long(self, peer: int) -> bool:
+        """Whether it has not answered for so many questions in a row that nobody should wait for it."""
+        return bool(self._silences) and self._silences[peer] >= SILENCES
 
     def _evaluate(self) -> tuple[float, float]:
         models = self.models[self.answered]

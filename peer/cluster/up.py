@@ -24,6 +24,7 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
 from peer.training.flat import FlatModel
+from peer.training.optimizer import MasterOptimizer
 from peer.training.stragglers import parse as parse_stragglers
 from peer.training.task import Task, build_model, load_task
 from peer.transport.client import PeerClient, PeerUnreachable
@@ -50,6 +51,7 @@ def check(config: Config) -> Checked:
         task = load_task(config.task)
         partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)
         model = FlatModel(build_model(task, config.seed))
+        MasterOptimizer(task, model.layout, model.vector, config.optimizer, config.lr)
         return Checked(task, model.vector.numel())
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
@@ -108,6 +110,7 @@ async def _running(launcher: Launcher) -> AsyncIterator[asyncio.Event]:
             launcher.kill()
             _exit(ExitCode.INTERRUPTED)
         stop.set()
+        launcher.stopping = True
         launcher.changed.set()
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
@@ -134,6 +137,8 @@ async def _watch(
             try:
                 seen = await observer.observe()
             except PeerUnreachable as error:
+                if stop.is_set():
+                    return None
                 launcher.check()
                 raise Fatal(ExitCode.LOST, str(error)) from None
             view.show(observer.curve, observer.statuses)
@@ -163,8 +168,11 @@ async def _pause(seconds: float, stop: asyncio.Event) -> None:
 
 
 def _all_finished(observer: Observer, launcher: Launcher) -> bool:
-    living = [observer.statuses[i] for i in launcher.living()] if observer.statuses else []
-    return bool(living) and all(status is not None and status.state == State.STATE_FINISHED for status in living)
+    """All peers that still run say so, or have been silent for long while others are finished."""
+    if not observer.statuses:
+        return False
+    running = [i for i in launcher.running() if not observer.silent_for_long(i)]
+    return all((status := observer.statuses[i]) is not None and status.state == State.STATE_FINISHED for i in running)
 
 
 def _reason(config: Config, launcher: Launcher, stop: asyncio.Event, seconds_to_target: float | None) -> str:

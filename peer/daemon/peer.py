@@ -121,7 +121,10 @@ class Peer:
         except OSError as error:
             raise Fatal(ExitCode.PORT, f"peer {self.peer} can't listen: {error.strerror or error}") from None
         self.bound = Bound(self.peer, address, self.bound.metrics_port)
-        self._addresses = dict(enumerate(await address_book(self.bound)))
+        book = await address_book(self.bound)
+        if self.stop_reason:
+            return
+        self._addresses = dict(enumerate(book))
         self._link_up(0)
         until = self._loop.time() + self.config.start_timeout
         wanted = set(self._parts.schedule.links(0, self.peer))
@@ -176,6 +179,7 @@ class Peer:
             self._ended_at = self._loop.time()
             if timer is not None:
                 timer.cancel()
+            await self._stop_trainer()
 
     async def _explained(self, said: Conversation, lost: int) -> bool:
         """Whether a peer that broke off an exchange said goodbye, or this peer was told to stop; its word may come a moment later."""
@@ -194,12 +198,15 @@ class Peer:
     async def _leave(self, transport: Transport, said: Conversation) -> None:
         self.state = "draining"
         said.say_leaving(said.round)
-        stopped = await self._loop.run_in_executor(None, self._parts.trainer.stop, 10.0)
-        if not stopped:
-            log.error("peer %d: the trainer did not stop within 10 s", self.peer)
+        await self._stop_trainer()
         self._count()
         await transport.stop()
         self.player.close()
+
+    async def _stop_trainer(self) -> None:
+        """End the trainer's thread and its clock; what is under way is abandoned. May be called again."""
+        if not await self._loop.run_in_executor(None, self._parts.trainer.stop, 10.0):
+            log.error("peer %d: the trainer did not stop within 10 s", self.peer)
 
     def _link_up(self, round: int) -> None:
         assert self._transport is not None
@@ -209,13 +216,17 @@ class Peer:
             self._transport.connect(wanted)
 
     def _check_refusals(self, said: Conversation) -> None:
-        for _, field, sentence in said.refusals:
-            if field not in ("run", "peer"):
-                raise Fatal(ExitCode.REFUSED, f"peer {self.peer}: {sentence}")
-        refused = {peer for peer, field, _ in said.refusals if peer is not None and field == "run"}
         wanted = set(self._parts.schedule.links(0, self.peer))
-        if wanted and wanted <= refused:
+        for peer, field, sentence in said.refusals:
+            if peer in wanted and field not in _HARMLESS:
+                raise Fatal(ExitCode.REFUSED, f"peer {self.peer}: {sentence}")
+        refused = {peer for peer, field, _ in said.refusals if peer is not None}
+        if wanted and wanted <= refused - set(self._linked()):
             raise Fatal(ExitCode.REFUSED, f"peer {self.peer}: {said.refusals[0][2]}")
+
+    def _linked(self) -> set[int]:
+        assert self._transport is not None
+        return set(self._transport.linked())
 
     def _absence(self, unlinked: set[int], said: Conversation) -> str:
         absent = sorted(unlinked) or said.missing()
@@ -315,6 +326,8 @@ class Peer:
         return rows
 
 
+#: Fields in which a stranger or a second claimant of an id may differ without harm; from all wanted peers they are fatal too.
+_HARMLESS = {"run", "peer", "hello", "protocol", "duplicate"}
 _SAME_IN_STATUS = (
     *("pid", "seconds", "round", "train_loss", "idle_fraction", "finished_fraction", "max_staleness"),
     *(

@@ -91,7 +91,7 @@ def fixed_addresses(config: Config) -> AddressBook:
 def _serve_metrics(config: Config, peer: int, host: Peer) -> Callable[[], None]:
     if config.metrics_port < 0:
         return lambda: None
-    address = "0.0.0.0" if config.listen.startswith("0.0.0.0") else "127.0.0.1"
+    address = config.listen.rpartition(":")[0] or "127.0.0.1"
     try:
         server, thread = start_http_server(config.metrics_port, address, host.metrics.registry)
     except OSError as error:

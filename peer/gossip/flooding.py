@@ -44,6 +44,8 @@ class Flood:
         news, why = self.closed.note(origin, round, own_round)
         if not news:
             return False, why
+        if why == "future":
+            return False, why  # beyond what can be: believed as far as the window, not passed on
         if self._every_word:
             return True, why
         goes_on = round > self._newest_passed_on

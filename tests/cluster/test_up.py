@@ -285,3 +285,41 @@ def test_a_peer_that_never_appears_is_exit_code_four() -> None:
         _, err = process.communicate(timeout=DONE_WITHIN)
         assert process.returncode == 4
         assert f"peer 1 (127.0.0.1:{ports[1]}) did not appear within 1 s" in err
+
+
+def test_a_metrics_port_that_is_taken_ends_the_cluster_in_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with started("up", "--peers", "3", "--metrics-port", str(port - 1)) as process:
+            _, err = process.communicate(timeout=DONE_WITHIN)
+            assert process.returncode == 3
+            assert f"127.0.0.1:{port}" in err
+            assert "Traceback" not in err
+            assert_no_orphans(process.pid)
+
+
+def test_an_interrupt_before_training_ends_well() -> None:
+    with started("up", "--peers", "3") as process:
+        wait_for(process, "starting")
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert "interrupted" in out
+        assert "Traceback" not in err
+        assert_no_orphans(process.pid)
+
+
+def test_a_peer_that_leaves_early_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    words = ["up", "--peers", "4", "--topology", "complete", "--max-rounds", "120", "--chunk-seconds", "0.003"]
+    with started(*words, "--report", str(report)) as process:
+        wait_for(process, "loss")
+        os.kill(pids_of_peers(process.pid)[1], signal.SIGTERM)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    rounds = sorted(peer["rounds"] for peer in json.loads(report.read_text())["peers"])
+    assert rounds[1:] == [120, 120, 120]
+    assert rounds[0] < 120

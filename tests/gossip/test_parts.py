@@ -90,3 +90,10 @@ def test_a_word_reaches_everybody_and_then_dies_out(name: str, n: int, start: in
         if floods[at].note_closed(origin, 3, own_round=3)[0]:
             queue += [(j, at) for j in floods[at].recipients(graph.neighbors(at), origin, sender)]
     assert all(origin in flood.closed.closed(3) for flood in floods)
+
+
+def test_a_lying_word_is_not_passed_on_and_silences_nobody() -> None:
+    flood = Flood(0, 4, every_word=False, window=5)
+    assert flood.note_closed(3, 2**40, own_round=0) == (False, "future")
+    assert flood.note_closed(1, 0, own_round=0) == (True, "new")
+    assert flood.note_closed(1, 1, own_round=1) == (True, "new")

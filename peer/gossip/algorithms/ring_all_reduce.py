@@ -55,7 +55,7 @@ class RingAllReduce(Algorithm):
         yield from self._all_gather()
 
         weight = float(total[-1])
-        state.samples_clock += int(weight) if by_samples else done.num_samples * state.num_peers
+        state.samples_clock += int(weight) if by_samples else int(weight) * state.batch_size
         if weight > 0:
             state.optimizer.step(scaled(total[:-1], 1.0 / weight), state.samples_clock)
         return Update(done, num_received=state.num_peers - 1)
