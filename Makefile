@@ -28,7 +28,7 @@ unit: $(VENV)/test-ready
 proto: $(VENV)/test-ready
 	PYTHON=$(BIN)/python sh proto/generate.sh
 
-# the table of the README: 72 runs, about half an hour
+# the table of the README: 72 runs, about three quarters of an hour at the default chunk-seconds
 table: $(VENV)/run-ready
 	$(BIN)/python bench/straggler_table.py
 

@@ -18,7 +18,7 @@ from peer.cluster.observer import Observation
 from peer.cluster.up import up
 from peer.config import Config, validated
 from peer.daemon.process import run_loop
-from peer.wire.gossip_pb2 import StatusReply
+from peer.wire.gossip_pb2 import State, StatusReply
 
 
 class LastFrame:
@@ -38,7 +38,8 @@ class LastFrame:
         return None
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
-        if statuses:
+        training = [status is not None and status.state == State.STATE_TRAINING for status in statuses]
+        if training and all(training):
             self.console.export_text(clear=True)
             self.console.print(render(self._config, curve, statuses))
 
