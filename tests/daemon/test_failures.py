@@ -161,14 +161,15 @@ async def test_a_stop_in_the_middle_of_a_round_is_clean(algorithm: str, closing:
 
 
 async def test_every_round_has_a_time_out_even_with_barrier() -> None:
-    """A peer that is silent but linked holds up a barrier for `round_timeout` once; then it is a suspect."""
+    """A peer whose trainer rests holds up a barrier for no longer than `round_timeout` a round: somebody's time is up first (maybe its
+    own), and the others hear that word or run out of time themselves."""
     settings = config(
         closing="barrier", straggler=("0=pause:30s@0s",), chunk_seconds=0.001, round_timeout=0.4, max_rounds=6
     )
     summaries = await Rig(settings).run()
-    others = [s for s in summaries if s.peer != 0]
-    assert all(s.rounds_by_reason.get("timeout", 0) >= 1 for s in others)
-    assert all(s.rounds == 6 for s in others)
+    assert sum(s.rounds_by_reason.get("timeout", 0) for s in summaries) >= 1
+    assert all(s.rounds == 6 for s in summaries)
+    assert summaries[0].samples == 0
 
 
 def test_bad_input_is_found_when_the_peer_is_built() -> None:
