@@ -95,6 +95,8 @@ class Conversation:
             self.on_dropped(peer, "bad_origin")
             return
         self._heard(peer)
+        if word.origin == self.peer:
+            return  # a replay, or a lie: nobody knows more of this peer than itself
         if word.kind is WordKind.CLOSED:
             self._closed(word, sender=peer)
             return
@@ -145,9 +147,9 @@ class Conversation:
     def _closed(self, word: Word, sender: int) -> None:
         goes_on, why = self._flood.note_closed(word.origin, word.round, self.round)
         self._metrics.word(why)
-        if why != "known" and word.round >= self.round and self.opened_at is not None:
+        if why == "new" and word.round == self.round and self.opened_at is not None:
             self._closing.observe(self._now() - self.opened_at)
-        if why != "known":
+        if why == "new":
             self._heard(word.origin)  # it lives, though it may be no neighbour
         if goes_on:
             self._pass_on(word, sender)

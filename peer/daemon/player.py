@@ -274,7 +274,9 @@ class RoundPlayer:
 
     def _patience(self, peer: int, typical_round_seconds: float) -> float:
         if self._algorithm.delivery is Delivery.EVERY_MESSAGE:
-            return self._rules.bounds.most
+            return max(
+                self._rules.bounds.most, self._rules.round_timeout
+            )  # slow is not lost; a dead link ends it at once
         return self._deadlines.seconds(peer, typical_round_seconds)
 
 
