@@ -37,7 +37,6 @@ class Parts:
     algorithm: Algorithm
     closing: ClosingPolicy
     trainer: Trainer
-    master: FlatModel
     fingerprint: str
     identity: Identity
 
@@ -97,7 +96,6 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
         algorithm=ALGORITHMS[config.algorithm](state),
         closing=closing,
         trainer=_trainer(config, peer, task, master, notify),
-        master=master,
         fingerprint=fingerprint,
         identity=identity(config, peer, schedule, fingerprint),
     )

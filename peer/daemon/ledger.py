@@ -18,8 +18,6 @@ class Ledger:
     samples: int = 0
     max_staleness: int = 0
     neighbor_distance: float = 0.0
-    edges: int = 0
-    edges_received: int = 0
     rounds_by_reason: Counter[str] = field(default_factory=Counter)
     edges_lost: Counter[str] = field(default_factory=Counter)
     lost_by_neighbor: Counter[int] = field(default_factory=Counter)
@@ -37,8 +35,6 @@ class Ledger:
         self.staleness.update(report.staleness)
         if report.neighbor_distance is not None:
             self.neighbor_distance = report.neighbor_distance
-        self.edges += report.num_neighbors
-        self.edges_received += report.num_received
         self.rounds_by_reason[report.close_reason] += 1
         self.edges_lost.update(report.lost.values())
         self.lost_by_neighbor.update(report.lost.keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
 log = logging.getLogger("grapevine.peer")
 
 
+#: How long the computation of a chunk may go on after the end; then its thread is left behind.
+TRAINER_SECONDS = 10.0
 #: How long the goodbye of a peer that broke off an exchange may be under way.
 GOODBYE_SECONDS = 2.0
 
@@ -62,6 +65,7 @@ class Peer:
         self._fatal: Fatal | None = None
         self._started_at: float | None = None
         self._ended_at: float | None = None
+        self._trainer_stopped = False
         self._released = asyncio.Event()
         self._wanted: set[int] = set()
         self._addresses: Mapping[int, str] = {}
@@ -84,16 +88,16 @@ class Peer:
         """
         self._transport = transport
         parts = self._parts
-        closing = parts.closing
         self._said = said = Conversation(
             self.peer,
             parts.schedule,
-            closing,
+            parts.closing,
             transport,
             self.metrics,
             payload_means_closed=parts.algorithm.sends_after_close,
+            round_timeout=self.config.round_timeout,
         )
-        rules = Rules(closing, InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
+        rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
         try:
             await self._appear(transport, said, address_book)
@@ -164,10 +168,11 @@ class Peer:
                 self._count()
                 said.round += 1
             self._limit(f"{said.round} rounds are done")
+            self._raise_fatal()
         except Stopped:
-            if self._fatal is not None:
-                raise self._fatal from None
+            self._raise_fatal()
         except RoundBroken as broken:
+            self._raise_fatal()
             if await self._explained(said, broken.peer):
                 self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs every peer")
             else:
@@ -180,6 +185,10 @@ class Peer:
             if timer is not None:
                 timer.cancel()
             await self._stop_trainer()
+
+    def _raise_fatal(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal from None
 
     async def _explained(self, said: Conversation, lost: int) -> bool:
         """Whether a peer that broke off an exchange said goodbye, or this peer was told to stop; its word may come a moment later."""
@@ -204,9 +213,12 @@ class Peer:
         self.player.close()
 
     async def _stop_trainer(self) -> None:
-        """End the trainer's thread and its clock; what is under way is abandoned. May be called again."""
-        if not await self._loop.run_in_executor(None, self._parts.trainer.stop, 10.0):
-            log.error("peer %d: the trainer did not stop within 10 s", self.peer)
+        """End the trainer's thread and its clock, once; what is under way is abandoned."""
+        if self._trainer_stopped:
+            return
+        self._trainer_stopped = True
+        if not await self._loop.run_in_executor(None, self._parts.trainer.stop, TRAINER_SECONDS):
+            log.error("peer %d: the trainer did not stop within %g s", self.peer, TRAINER_SECONDS)
 
     def _link_up(self, round: int) -> None:
         assert self._transport is not None
@@ -321,6 +333,7 @@ class Peer:
                     bytes_sent=moved.bytes_sent if moved else 0,
                     bytes_received=moved.bytes_received if moved else 0,
                     missed=self.player.ledger.lost_by_neighbor[j],
+                    round_trip_seconds=moved.round_trip_seconds if moved else math.nan,
                 )
             )
         return rows

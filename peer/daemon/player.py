@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from peer.daemon.conversation import Conversation
 from peer.daemon.ledger import Ledger
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
-from peer.gossip.closing import CloseReason, ClosingPolicy
+from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
 from peer.gossip.round import RoundReport, Timing, advance
@@ -38,9 +38,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How rounds are closed and exchanges given up."""
+    """What becomes of a chunk in flight, and when exchanges are given up."""
 
-    closing: ClosingPolicy
     in_flight: InFlight
     round_timeout: float
     bounds: DeadlineBounds
@@ -48,10 +47,12 @@ class Rules:
 
 @dataclass(slots=True)
 class Master:
-    """The master vector [d]. `lock` is held by whoever changes it and by whoever copies it from another thread."""
+    """The master vector [d], and the rounds whose updates are in it. `lock` is held by whoever changes the two and by whoever
+    copies them from another thread."""
 
     params: Tensor
     lock: threading.Lock
+    rounds: int = 0
 
 
 class RoundPlayer:
@@ -89,7 +90,7 @@ class RoundPlayer:
 
     @property
     def num_inboxes(self) -> int:
-        """Receive buffers made so far: one per neighbour heard from, kept for the whole run."""
+        """Receive buffers made so far: as many as the most neighbours of a round, kept for the whole run."""
         return len(self._inboxes)
 
     def close(self) -> None:
@@ -98,11 +99,11 @@ class RoundPlayer:
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy [d] of the parameters)."""
 
-        def copy() -> Tensor:
+        def copy() -> tuple[int, Tensor]:
             with self.master.lock:
-                return self.master.params.clone()
+                return self.master.rounds, self.master.params.clone()
 
-        return self._said.round, await self.off_loop(copy)
+        return await self.off_loop(copy)
 
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Run on the worker thread, or right here if the vector is small."""
@@ -133,7 +134,9 @@ class RoundPlayer:
     async def _advance(self, score: Score, answer: Answer | None, clock: _Stopwatch) -> Effect | Update:
         def work() -> Effect | Update:
             with self.master.lock, torch.no_grad():
-                return advance(score, answer)
+                step = advance(score, answer)
+                self.master.rounds += isinstance(step, Update)
+                return step
 
         started = clock.now()
         step = await self.off_loop(work)
@@ -144,24 +147,22 @@ class RoundPlayer:
         if isinstance(effect, Accumulate):
             return await self._accumulate(round, clock)
         if isinstance(effect, Exchange):
-            handles, lost = self._open(round, effect)
-            return await self._settle(effect, handles, lost, clock)
-        handles, lost = self._open(round, effect.exchange)
+            return await self._settle(effect, self._open(round, effect), clock)
+        under_way = self._open(round, effect.exchange)
         try:
             done = await self._accumulate(round, clock)
         except BaseException:
-            for handle in handles.values():
+            for handle in under_way.handles.values():
                 handle.give_up(LossReason.LEFT)
             raise
-        return done, await self._settle(effect.exchange, handles, lost, clock)
+        return done, await self._settle(effect.exchange, under_way, clock)
 
     # Accumulate
 
     async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
-        opened_at = self._said.opened_at = self._loop.time()
+        opened_at = self._said.open()
         await self.off_loop(lambda: self._trainer.open(round, self.master.params, self.master.lock))
-        reason = await self._until_closed(round, opened_at)
-        self._said.opened_at = None
+        reason = await self._until_closed()
         if self._rules.in_flight is InFlight.DRAIN:
             await self._drained()
         done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
@@ -169,29 +170,14 @@ class RoundPlayer:
         self._handed_out = done.num_samples
         return done
 
-    async def _until_closed(self, round: int, opened_at: float) -> CloseReason:
-        announced = False
-        give_up_at = opened_at + self._rules.round_timeout
+    async def _until_closed(self) -> CloseReason:
         while True:
             self._said.stirred.clear()
             self._check_stop()
-            own_done = self._trainer.quota_done
-            if own_done and not announced:
-                announced = True
-                self._said.say_closed(round)
-            now = self._loop.time()
-            view = self._said.view(own_done, opened_at)
-            reason = self._rules.closing.decide(view, now)
-            if reason is None and now >= give_up_at:
-                reason = CloseReason.TIMEOUT
-                for silent in view.living - view.closed:
-                    self._said.directory.missed(silent)
+            reason, ask_again_at = self._said.decide(self._trainer.quota_done)
             if reason is not None:
-                if not announced and reason is not CloseReason.WORD:
-                    self._said.say_closed(round)
                 return reason
-            wake_at = self._rules.closing.wake_at(view)
-            await self._stirred_until(give_up_at if wake_at is None else min(wake_at, give_up_at))
+            await self._stirred_until(ask_again_at)
 
     async def _drained(self) -> None:
         self._trainer.hold()
@@ -215,41 +201,46 @@ class RoundPlayer:
 
     # Exchange
 
-    def _open(self, round: int, effect: Exchange) -> tuple[dict[int, ExchangeHandle], dict[int, str]]:
-        handles: dict[int, ExchangeHandle] = {}
-        lost: dict[int, str] = {}
+    def _open(self, round: int, effect: Exchange) -> _UnderWay:
+        under_way = _UnderWay(self._loop.time())
         key = ExchangeKey(round, effect.phase)
         for peer in sorted({*effect.send, *effect.receive}):
             takes_part, why = self._said.directory.takes_part(peer, round)
             if not takes_part:
-                lost[peer] = why
+                under_way.lost[peer] = why
                 continue
-            receive = self._inbox(peer, effect.receive[peer]) if peer in effect.receive else None
-            handles[peer] = self._transport.exchange(peer, key, effect.send.get(peer), receive, atomic=effect.atomic)
-        return handles, lost
+            if peer in effect.receive:
+                under_way.inboxes[peer] = self._inbox(len(under_way.inboxes), effect.receive[peer])
+            receive = under_way.inboxes.get(peer)
+            under_way.handles[peer] = self._transport.exchange(
+                peer, key, effect.send.get(peer), receive, atomic=effect.atomic
+            )
+        return under_way
 
-    def _inbox(self, peer: int, num_elements: int) -> Tensor:
-        buffer = self._inboxes.get(peer)
+    def _inbox(self, slot: int, num_elements: int) -> Tensor:
+        """Receive buffers belong to places, not to peers: with random graphs there would be one for every peer in time. They are
+        free again when the exchange is over, because `_settle` waits for every outcome."""
+        buffer = self._inboxes.get(slot)
         if buffer is None or buffer.numel() < num_elements:
-            buffer = self._inboxes[peer] = torch.empty(num_elements)
+            buffer = self._inboxes[slot] = torch.empty(num_elements)
         return buffer[:num_elements]
 
-    async def _settle(
-        self, effect: Exchange, handles: Mapping[int, ExchangeHandle], lost: dict[int, str], clock: _Stopwatch
-    ) -> Inbox:
+    async def _settle(self, effect: Exchange, under_way: _UnderWay, clock: _Stopwatch) -> Inbox:
         started = clock.now()
-        await self._all_over(handles)
+        await self._all_over(under_way.handles)
         vectors: dict[int, Tensor] = {}
-        for peer, handle in handles.items():
+        lost = dict(under_way.lost)
+        for peer, handle in under_way.handles.items():
             outcome = handle.outcome.result()
             if outcome.lost is None:
-                self._deadlines.observe(peer, outcome.seconds)
+                if self._algorithm.delivery is not Delivery.EVERY_MESSAGE:
+                    self._deadlines.observe(peer, max(under_way.opened_at + outcome.seconds - started, 0.0))
                 if peer in effect.receive:
-                    vectors[peer] = self._inbox(peer, effect.receive[peer])
+                    vectors[peer] = under_way.inboxes[peer]
                 continue
             lost[peer] = str(outcome.lost)
             if outcome.lost in (LossReason.DEADLINE, LossReason.LINK_DOWN):
-                self._said.directory.missed(peer)
+                self._said.missed(peer)
         clock.exchanging += clock.now() - started
         self._check_stop()
         return Inbox(vectors, lost)
@@ -278,6 +269,16 @@ class RoundPlayer:
                 self._rules.bounds.most, self._rules.round_timeout
             )  # slow is not lost; a dead link ends it at once
         return self._deadlines.seconds(peer, typical_round_seconds)
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """The exchanges of one effect: handles and receive buffers by peer; lost: those that were not even begun, and why."""
+
+    opened_at: float
+    handles: dict[int, ExchangeHandle] = field(default_factory=dict)
+    inboxes: dict[int, Tensor] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
 
 
 class _Stopwatch:

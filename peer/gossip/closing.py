@@ -9,34 +9,50 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from peer.gossip.statistics import median_and_mad
+
+#: One that is so many rounds behind a neighbour is not waited for by it any more, and catches up. One round is between a peer that
+#: has finished its quota and a neighbour that still works on the round before.
+LEFT_BEHIND = 2
 
 
 class CloseReason(enum.StrEnum):
     """Why a round ended; logged and counted."""
 
     QUOTA = "quota"  # this peer finished its own quota of chunks
-    WORD = "word"  # another peer's word that it closed the round
+    WORD = "word"  # another peer's word that it closed the round; or the others have gone on without this one
     QUORUM = "quorum"  # that word from the asked fraction of the neighbours
     DEADLINE = "deadline"  # the round's time-out (closing policy `deadline`)
     BARRIER = "barrier"  # everybody's quota is done
     TIMEOUT = "timeout"  # the safety net: nobody said anything for `round_timeout` seconds
 
 
-@dataclass(frozen=True, slots=True)
-class RoundView:
-    """What a closing policy may look at. opened_at in the host's seconds; closed: peers known to have closed this round;
-    neighbors: living neighbours on the base graph; living: all other peers believed alive."""
+class RoundView(Protocol):
+    """What a closing policy may look at. opened_at in the host's seconds. ahead: by how many rounds the furthest peer known is
+    beyond this round: negative while nobody else is known to have closed it, 0 when somebody has, 1 when somebody has closed the
+    next one too."""
 
-    opened_at: float
-    own_done: bool
-    closed: Set[int]
-    neighbors: Set[int]
-    living: Set[int]
+    @property
+    def opened_at(self) -> float: ...
+
+    @property
+    def own_done(self) -> bool: ...
+
+    @property
+    def ahead(self) -> int: ...
+
+    def neighbors_ahead(self) -> int:
+        """The same for the neighbours on the base graph alone."""
+
+    def waits(self) -> bool:
+        """Whether some other peer that is believed alive is not known to have closed this round."""
+
+    def heard_neighbors(self) -> tuple[int, int]:
+        """(living neighbours on the base graph that are known to have closed this round, all living neighbours)."""
 
 
 class ClosingPolicy(Protocol):
@@ -64,7 +80,7 @@ class First:
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         if view.own_done:
             return CloseReason.QUOTA
-        return CloseReason.WORD if view.closed else None
+        return CloseReason.WORD if view.ahead >= 0 else None
 
     def wake_at(self, view: RoundView) -> float | None:
         return None
@@ -75,12 +91,18 @@ class First:
 
 @dataclass(slots=True)
 class Barrier:
-    """Own quota done, and everyone else's too: the blocking algorithms."""
+    """Own quota done, and everyone else's too: the blocking algorithms.
+
+    Whoever has closed the next round was not waiting for this peer any more; then there is nothing to wait for here either.
+    """
 
     needs_every_word: bool = True
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
-        return CloseReason.BARRIER if view.own_done and view.living <= view.closed else None
+        left_behind = view.ahead >= 1
+        if view.own_done:
+            return CloseReason.BARRIER if left_behind or not view.waits() else None
+        return CloseReason.WORD if left_behind else None
 
     def wake_at(self, view: RoundView) -> float | None:
         return None
@@ -99,9 +121,10 @@ class Quorum:
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         if view.own_done:
             return CloseReason.QUOTA
-        heard = len(view.neighbors & view.closed)
-        enough = heard > 0 and heard >= self.fraction * len(view.neighbors) - 1e-9
-        return CloseReason.QUORUM if enough else None
+        heard, neighbors = view.heard_neighbors()
+        if heard > 0 and heard >= self.fraction * neighbors - 1e-9:
+            return CloseReason.QUORUM
+        return CloseReason.WORD if view.neighbors_ahead() >= LEFT_BEHIND else None
 
     def wake_at(self, view: RoundView) -> float | None:
         return None
@@ -136,7 +159,9 @@ class Deadline:
         if view.own_done:
             return CloseReason.QUOTA
         wake_at = self.wake_at(view)
-        return CloseReason.DEADLINE if wake_at is not None and now >= wake_at else None
+        if wake_at is not None and now >= wake_at:
+            return CloseReason.DEADLINE
+        return CloseReason.WORD if view.neighbors_ahead() >= LEFT_BEHIND else None
 
     def wake_at(self, view: RoundView) -> float | None:
         timeout = self.timeout()
@@ -147,22 +172,28 @@ class Deadline:
 
 
 class ClosedRounds:
-    """The newest round that each peer is known to have closed; one integer a peer, so it is bounded.
+    """The newest round that each other peer is known to have closed; one integer a peer, so it is bounded.
 
     A stamp is a claim, not a fact: one that lies more than `window` rounds ahead counts only as far as the window reaches, so
     that a lying or very late word can hurry a peer by no more than that.
     """
 
     def __init__(self, window: int) -> None:
+        self.furthest = -1
         self._window = window
         self._newest: dict[int, int] = {}
+        self._counted_round = 0
+        self._count = 0
 
     def note(self, origin: int, round: int, own_round: int) -> tuple[bool, str]:
         """Take the word of `origin` that it closed `round`. Returns (did it tell anything new, why)."""
         believed = min(round, own_round + self._window)
-        if believed <= self._newest.get(origin, -1):
+        before = self._newest.get(origin, -1)
+        if believed <= before:
             return False, "future" if believed < round else "known"
         self._newest[origin] = believed
+        self._count += before < self._counted_round <= believed
+        self.furthest = max(self.furthest, believed)
         if round < own_round:
             return True, "stale"
         return True, "future" if believed < round else "new"
@@ -170,6 +201,15 @@ class ClosedRounds:
     def closed(self, round: int) -> set[int]:
         """Peers that are known to have closed this round (or a later one, which comes to the same)."""
         return {origin for origin, newest in self._newest.items() if newest >= round}
+
+    def count(self, round: int) -> int:
+        """How many they are. Kept up to date word by word, for the round that is asked for."""
+        if round != self._counted_round:
+            self._counted_round, self._count = round, len(self.closed(round))
+        return self._count
+
+    def has_closed(self, origin: int, round: int) -> bool:
+        return self._newest.get(origin, -1) >= round
 
     def newest(self) -> Mapping[int, int]:
         return self._newest

@@ -1,7 +1,7 @@
 """When an exchange is over, and what a lost peer means.
 
 Each algorithm declares the delivery it needs to stay correct (`Delivery`). How long a neighbour is waited for is decided here:
-median + mads * MAD of that neighbour's recent exchange times, within bounds, never less than a few rounds' time.
+median + mads * MAD of how long that neighbour was waited for recently, within bounds, never less than a few rounds' time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PRESETS: Mapping[str, DeadlineBounds] = {
 
 
 class NeighborDeadlines:
-    """Adaptive deadline per neighbour, from its own recent exchanges."""
+    """Adaptive deadline per neighbour, from how long it was waited for recently."""
 
     def __init__(self, bounds: DeadlineBounds, window: int = 32) -> None:
         self._bounds = bounds
@@ -54,7 +54,7 @@ class NeighborDeadlines:
         self._seconds: dict[int, deque[float]] = {}
 
     def observe(self, peer: int, seconds: float) -> None:
-        """An exchange with that peer was committed after so many seconds."""
+        """An exchange with that peer was committed so many seconds after the round had closed here; 0 if it was there before."""
         self._seconds.setdefault(peer, deque(maxlen=self._window)).append(seconds)
 
     def seconds(self, peer: int, round_seconds: float) -> float:

@@ -1,7 +1,7 @@
 """Flooding of control words over the base graph: what is news, and to whom it goes on. Pure.
 
-Every word is stamped with its origin and round. READY and LEAVING are flooded once per origin; CLOSED once per (origin, round)
-when the closing policy needs every word, else once per round, because the first one has said it all.
+Every word is stamped with its origin and round. READY and LEAVING are flooded once per origin, LOST once per (origin, round); CLOSED
+once per (origin, round) when the closing policy needs every word, else once per round, because the first one has said it all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ class Flood:
     def __init__(self, peer: int, num_peers: int, *, every_word: bool, window: int | None = None) -> None:
         self.ready: set[int] = set()
         self.closed = ClosedRounds(window if window is not None else 16 + num_peers)
+        self.own_closed = -1  # the newest round of which this peer itself said that it closed it
         self._peer = peer
         self._num_peers = num_peers
         self._every_word = every_word
@@ -39,6 +40,13 @@ class Flood:
         """Peers that have not said READY."""
         return [i for i in range(self._num_peers) if i not in self.ready]
 
+    def say_closed(self, round: int) -> bool:
+        """Own word. Whether it is told to the neighbours."""
+        if round <= self.own_closed:
+            return False
+        self.own_closed = round
+        return self._goes_on(round)
+
     def note_closed(self, origin: int, round: int, own_round: int) -> tuple[bool, str]:
         """(whether the word goes on, what it was: new, known, stale or future)."""
         news, why = self.closed.note(origin, round, own_round)
@@ -46,12 +54,15 @@ class Flood:
             return False, why
         if why == "future":
             return False, why  # beyond what can be: believed as far as the window, not passed on
-        if self._every_word:
-            return True, why
-        goes_on = round > self._newest_passed_on
-        self._newest_passed_on = max(self._newest_passed_on, round)
-        return goes_on, why
+        return self._goes_on(round), why
 
     def recipients(self, neighbors: Collection[int], origin: int, sender: int) -> list[int]:
         """Neighbours to whom a word goes on: all but the one it came from and the one it is about."""
         return [j for j in neighbors if j not in (origin, sender)]
+
+    def _goes_on(self, round: int) -> bool:
+        if self._every_word:
+            return True
+        goes_on = round > self._newest_passed_on
+        self._newest_passed_on = max(self._newest_passed_on, round)
+        return goes_on

@@ -5,7 +5,8 @@ It and its host meet at chunk boundaries only. The host says `open` (here are th
 this file is one thread, one condition and the pacing of emulated time.
 
 Rules
-- Everything mutable is read and written under `_condition`, except the computer, which belongs to the thread.
+- Everything mutable is read and written under `_condition`, except the computer, which belongs to the thread. What the host asks
+  from its event loop is shown in one frozen value, so that it never waits while a gradient is added.
 - `notify` is called from the thread without the condition held, so it may call back.
 - A chunk starts only if its round is still open after its parameters were copied: the copy then is x_k, whole.
 - `close` never waits for a chunk; at most for one addition of a chunk's gradient [d] to the sum. A host with a large
@@ -20,8 +21,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,25 +82,38 @@ class RealClock:
         condition.wait(seconds)
 
 
-class _Ledger:
-    """Seconds computing and idle; one of the two goes on from the first `switch` until `stop`."""
+@dataclass(frozen=True, slots=True)
+class _Seconds:
+    """Seconds computing and idle; one of the two goes on from the first `switched` until it is switched to None. `begin`: the time
+    of that first one."""
 
-    def __init__(self) -> None:
-        self.begin: float | None = None
-        self._seconds = {"computing": 0.0, "idle": 0.0}
-        self._state: str | None = None
-        self._since = 0.0
+    computing: float = 0.0
+    idle: float = 0.0
+    begin: float | None = None
+    _state: str | None = None
+    _since: float = 0.0
 
-    def switch(self, state: str | None, now: float) -> None:
-        self._seconds = self.totals(now)
-        self._state, self._since = state, now
-        self.begin = now if self.begin is None else self.begin
+    def switched(self, state: str | None, now: float) -> _Seconds:
+        computing, idle = self.until(now)
+        return _Seconds(computing, idle, now if self.begin is None else self.begin, state, now)
 
-    def totals(self, now: float) -> dict[str, float]:
-        totals = dict(self._seconds)
-        if self._state is not None:
-            totals[self._state] += now - self._since
-        return totals
+    def until(self, now: float) -> tuple[float, float]:
+        """(computing, idle) up to that time."""
+        going_on = now - self._since
+        return (
+            self.computing + (going_on if self._state == "computing" else 0.0),
+            self.idle + (going_on if self._state == "idle" else 0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the host may ask without waiting: as it was when the condition was last released."""
+
+    quota_done: bool
+    in_flight: bool
+    samples: Samples
+    seconds: _Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +158,8 @@ class Trainer:
         self._notify = notify
         self._clock = clock or RealClock()
         self._condition = threading.Condition()
-        self._ledger = _Ledger()
+        self._seconds = _Seconds()
+        self._show()
         self._published: _Published | None = None
         self._nominal_end: float | None = None
         self._holding = False
@@ -160,7 +175,7 @@ class Trainer:
 
         A real computation cannot be interrupted: if it outlasts `timeout` seconds, the daemon thread drops it later.
         """
-        with self._condition:
+        with self._held():
             self._halt()
             self._accumulator.abandon()
         if self._thread.ident is not None:
@@ -172,12 +187,12 @@ class Trainer:
 
         They must stay as they are until the round is closed. A carried chunk in flight goes on undisturbed.
         """
-        with self._condition:
+        with self._held():
             self._accumulator.open(round)
             self._published = _Published(params, lock)
             self._holding = False
-            if self._ledger.begin is None and not self._stopping:
-                self._ledger.switch("idle", self._clock.now())
+            if self._seconds.begin is None and not self._stopping:
+                self._switch("idle")
             self._condition.notify_all()
 
     def close(self, round: int, reason: str) -> Accumulated:
@@ -186,7 +201,7 @@ class Trainer:
         carry: that chunk goes on. redo: it stops at once if it only sleeps, and its samples are computed again. drain:
         call `hold` first and wait until nothing is `in_flight`, else RuntimeError.
         """
-        with self._condition:
+        with self._held():
             accumulated = self._accumulator.close(round, reason)
             self._condition.notify_all()
             return accumulated
@@ -199,8 +214,7 @@ class Trainer:
 
     @property
     def in_flight(self) -> bool:
-        with self._condition:
-            return self._accumulator.in_flight
+        return self._seen.in_flight
 
     @property
     def quota_chunks(self) -> int:
@@ -210,26 +224,22 @@ class Trainer:
     @property
     def quota_done(self) -> bool:
         """Whether the open round has its quota."""
-        with self._condition:
-            return self._accumulator.quota_done
+        return self._seen.quota_done
 
     def revoke(self, num_samples: int) -> None:
         """What the last `close` handed out was not applied after all: the exchange it was for is broken."""
-        with self._condition:
+        with self._held():
             self._accumulator.revoke(num_samples)
 
     @property
     def samples(self) -> Samples:
         """Samples by fate."""
-        with self._condition:
-            return self._accumulator.samples
+        return self._seen.samples
 
     @property
     def seconds(self) -> tuple[float, float]:
         """Seconds (computing, idle) since the first `open`; they add up to the time until now or until `stop`."""
-        with self._condition:
-            totals = self._ledger.totals(self._clock.now())
-            return totals["computing"], totals["idle"]
+        return self._seen.seconds.until(self._clock.now())
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
@@ -245,7 +255,7 @@ class Trainer:
             if published is not None:
                 with published.lock:
                     self._computer.load(published.params)
-            with self._condition:
+            with self._held():
                 if self._has_work() and self._published is None:  # still the round that was copied
                     indices = self._stream.next()
                     self._accumulator.start_chunk(len(indices))
@@ -254,19 +264,18 @@ class Trainer:
 
     def _wait_for_work(self) -> float | None:
         """Idle until a chunk may start; its nominal start, or None: stop."""
-        with self._condition:
+        with self._held():
             while not self._stopping and not self._has_work():
                 self._nominal_end = None
-                if self._ledger.begin is not None:
-                    self._ledger.switch("idle", self._clock.now())
+                if self._seconds.begin is not None:
+                    self._switch("idle")
+                self._show()
                 self._clock.wait(self._condition, None)
             if self._stopping:
                 return None
             if self._nominal_end is not None:
                 return self._nominal_end
-            now = self._clock.now()
-            self._ledger.switch("computing", now)
-            return now
+            return self._switch("computing")
 
     def _has_work(self) -> bool:
         open_ = self._accumulator.is_open and not self._accumulator.quota_done
@@ -277,11 +286,11 @@ class Trainer:
         try:
             chunk = self._computer.compute(work.indices)
         except BaseException as error:  # whatever the task raises must reach the host
-            with self._condition:
+            with self._held():
                 self._halt()
                 self._accumulator.abandon_in_flight()
                 return self._event(work, None, staleness=0, loss_sum=0.0, error=error)
-        with self._condition:
+        with self._held():
             self._emulate(work, self._clock.now())
             if self._stopping:
                 return None
@@ -294,7 +303,7 @@ class Trainer:
 
     def _emulate(self, work: _Work, computed: float) -> None:
         """Sleep, interruptibly, until the chunk is to end."""
-        origin = self._ledger.begin or 0.0
+        origin = self._seconds.begin or 0.0
         seconds = self._chunk_seconds or computed - work.started
         seconds *= self._slowness.factor(work.round)
         deadline = origin + self._slowness.finish(work.begin - origin, seconds)
@@ -324,6 +333,25 @@ class Trainer:
     def _halt(self) -> None:
         """No chunk starts or counts any more; time stands still in the ledger."""
         self._stopping = True
-        if self._ledger.begin is not None:
-            self._ledger.switch(None, self._clock.now())
+        if self._seconds.begin is not None:
+            self._switch(None)
         self._condition.notify_all()
+
+    def _switch(self, state: str | None) -> float:
+        """What the seconds from now on are; returns now."""
+        now = self._clock.now()
+        self._seconds = self._seconds.switched(state, now)
+        return now
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The condition; what changed under it is shown when it is released."""
+        with self._condition:
+            try:
+                yield
+            finally:
+                self._show()
+
+    def _show(self) -> None:
+        accumulator = self._accumulator
+        self._seen = _Seen(accumulator.quota_done, accumulator.in_flight, accumulator.samples, self._seconds)

@@ -19,21 +19,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-
-class WordKind(enum.IntEnum):
-    """Control words, flooded over the base graph by the daemon. READY: all my links are up. CLOSED: I closed round
-    `round`. LEAVING: I take part up to and excluding `round`, then go."""
-
-    READY = 1
-    CLOSED = 2
-    LEAVING = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    kind: WordKind
-    origin: int
-    round: int = 0
+from peer.gossip.words import Word as Word
+from peer.gossip.words import WordKind as WordKind
 
 
 class LossReason(enum.StrEnum):

@@ -34,6 +34,8 @@ class _WordKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WordKind.Val
     """I closed this round."""
     WORD_KIND_LEAVING: _WordKind.ValueType  # 3
     """I take part up to and excluding this round, then go."""
+    WORD_KIND_LOST: _WordKind.ValueType  # 4
+    """A neighbour of the origin lost its link to it, and has not heard that it closed this round."""
 
 class WordKind(_WordKind, metaclass=_WordKindEnumTypeWrapper): ...
 
@@ -44,6 +46,8 @@ WORD_KIND_CLOSED: WordKind.ValueType  # 2
 """I closed this round."""
 WORD_KIND_LEAVING: WordKind.ValueType  # 3
 """I take part up to and excluding this round, then go."""
+WORD_KIND_LOST: WordKind.ValueType  # 4
+"""A neighbour of the origin lost its link to it, and has not heard that it closed this round."""
 Global___WordKind: _TypeAlias = WordKind  # noqa: Y015
 
 class _AbortReason:
@@ -227,7 +231,7 @@ class Word(_message.Message):
     kind: Global___WordKind.ValueType
     """What is said."""
     origin: _builtins.int
-    """The peer that said it first."""
+    """The peer it is about; it said the word first, unless the word is LOST."""
     round: _builtins.int
     """The round it is about."""
     def __init__(
@@ -414,15 +418,15 @@ class Neighbor(_message.Message):
     peer: _builtins.int
     """Its id."""
     address: _builtins.str
-    """Its "host:port"; empty when it is the one that dials."""
+    """Its "host:port" in the address book of the peer that answers."""
     state: _builtins.str
-    """What the membership says of it: up, down, left."""
+    """What the membership says of it: alive, suspect, left."""
     bytes_sent: _builtins.int
     """Bytes sent to it since the start, headers counted."""
     bytes_received: _builtins.int
     """Bytes received from it since the start, headers counted."""
     round_trip_seconds: _builtins.float
-    """Latest round trip on the control stream, seconds; NaN before the first."""
+    """Latest round trip on the control stream, seconds; NaN before the first and while it does not answer."""
     missed: _builtins.int
     """Exchanges with it that were lost."""
     def __init__(
@@ -510,11 +514,11 @@ class StatusReply(_message.Message):
     state: Global___State.ValueType
     """What the peer is doing."""
     round: _builtins.int
-    """Round it is in, from 0."""
+    """Rounds it has finished: the number of the round it is in."""
     seconds: _builtins.float
-    """Seconds since the process started."""
+    """Seconds of training."""
     chunks_finished: _builtins.int
-    """Chunks whose gradient was finished."""
+    """Chunks whose gradient is in updates."""
     samples: _builtins.int
     """Samples whose gradient was applied."""
     samples_redone: _builtins.int
@@ -522,13 +526,13 @@ class StatusReply(_message.Message):
     samples_nonfinite: _builtins.int
     """Samples refused because their gradient was not finite."""
     samples_abandoned: _builtins.int
-    """Samples computed and lost with a reduction that was not committed."""
+    """Samples computed for rounds that were never finished."""
     samples_started: _builtins.int
     """Samples whose computation was begun."""
     train_loss: _builtins.float
-    """Mean training loss of the latest finished chunks."""
+    """Mean training loss of the samples of the latest rounds; NaN before the first."""
     consensus_distance: _builtins.float
-    """Distance to the mean of what the neighbours sent last."""
+    """Root mean square distance to the neighbours, as they were in the latest exchange."""
     idle_fraction: _builtins.float
     """Share of the time in which the trainer had nothing to do."""
     finished_fraction: _builtins.float
@@ -551,7 +555,7 @@ class StatusReply(_message.Message):
 
     @_builtins.property
     def neighbors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbor]:
-        """One entry for each peer it knows an edge to."""
+        """One entry for each neighbour on the graph of the round."""
 
     def __init__(
         self,

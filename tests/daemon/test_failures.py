@@ -12,6 +12,8 @@ from peer.config import ConfigError, validated
 from peer.daemon.peer import Peer
 from peer.daemon.summary import PeerSummary
 from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.delivery import PRESETS, DeadlineBounds
+from peer.gossip.round import RoundReport
 from peer.training.task import TaskError
 from peer.transport.grpc import GrpcTransport
 from tests.daemon.rig import Rig, config
@@ -115,6 +117,63 @@ async def test_a_peer_that_dies_costs_its_edges_not_the_run(algorithm: str) -> N
         assert rig.peers[i].player.ledger.lost_by_neighbor.keys() == {2}
 
 
+async def test_under_barrier_nobody_waits_for_a_peer_that_only_its_neighbors_saw_die() -> None:
+    """Ring of 6, peer 2 cut off: peers 0, 4 and 5 have no link to it, and a round may last 300 s."""
+    rig = Rig(config(peers=6, closing="barrier", round_timeout=300.0, max_rounds=30, chunk_seconds=0.002))
+    rig.build()
+
+    async def kill() -> None:
+        while rig.peers[2].state != "training" or rig.peers[2].player.ledger.rounds < 5:
+            await asyncio.sleep(0.005)
+        rig.transports[2].kill()  # type: ignore[attr-defined]
+        rig.peers[2].request_stop("the test killed it")
+
+    killer = asyncio.create_task(kill())
+    summaries = {s.peer: s for s in await rig.run()}
+    await killer
+    for i in (0, 1, 3, 4, 5):
+        assert summaries[i].rounds_by_reason == {"barrier": 30}
+        assert (summaries[i].edges_lost != {}) == (i in (1, 3))
+
+
+async def test_what_ends_a_peer_is_said_even_if_its_last_round_is_just_over() -> None:
+    rig = Rig(config(max_rounds=4))
+    rig.build()
+    late, counted = rig.peers[1], rig.peers[1].metrics.round
+
+    def fails_at_the_end(report: RoundReport) -> None:
+        counted(report)
+        if report.round == 3:
+            late._die(Fatal(ExitCode.NONFINITE, "it is broken"))
+
+    late.metrics.round = fails_at_the_end  # type: ignore[method-assign]
+    fatal = await fails(rig)
+    assert (fatal.code, fatal.sentence) == (ExitCode.NONFINITE, "it is broken")
+
+
+async def test_a_snapshot_is_stamped_with_the_rounds_that_are_in_it() -> None:
+    """Asked in the middle of rounds, over and over: equal stamps are equal vectors, and the last one is the end."""
+    rig = Rig(config(closing="barrier", max_rounds=30, chunk_seconds=0.001))
+    rig.build()
+    seen: dict[int, torch.Tensor] = {}
+
+    async def look() -> None:
+        while rig.peers[0].state not in ("training", "draining"):
+            await asyncio.sleep(0.001)
+        while rig.peers[0].state == "training":
+            round, vector = await rig.peers[0].snapshot()
+            assert torch.equal(seen.setdefault(round, vector), vector)
+            await asyncio.sleep(0)
+
+    looker = asyncio.create_task(look())
+    await rig.run()
+    await looker
+    round, vector = rig.peers[0].player.master.rounds, rig.peers[0].player.master.params
+    assert round == 30
+    assert torch.equal(seen.get(30, vector), vector)
+    assert len(seen) > 5
+
+
 async def test_a_ring_that_loses_a_peer_says_so() -> None:
     rig = Rig(config(algorithm="ring-all-reduce", max_rounds=2000, chunk_seconds=0.001))
     rig.build()
@@ -132,6 +191,16 @@ async def test_a_ring_that_loses_a_peer_says_so() -> None:
     for peer in rig.peers:
         s = peer.summary()
         assert s.samples_started == s.samples + s.samples_redone + s.samples_nonfinite + s.samples_abandoned
+
+
+async def test_a_ring_waits_for_the_slow_as_long_as_a_round_may_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `drain` the others stand in the middle of the ring pass while peer 0 finishes a chunk that outlasts every neighbour
+    deadline; slow is not lost."""
+    monkeypatch.setitem(PRESETS, "local", DeadlineBounds(least=0.02, most=0.05))
+    settings = config(algorithm="ring-all-reduce", in_flight="drain", chunk_seconds=0.002, straggler=("0=150x",))
+    summaries = await Rig(settings.model_copy(update={"max_rounds": 3})).run()
+    assert [s.rounds for s in summaries] == [3, 3, 3, 3]
+    assert summaries[0].seconds > 3 * 0.3 * 0.9
 
 
 @pytest.mark.parametrize("algorithm", ["ring-all-reduce", "dpsgd", "matcha"])

@@ -59,7 +59,7 @@ def mixing(settings: Config, round: int) -> Array:
     "options",
     [
         {"algorithm": "dpsgd", "topology": "ring", "peers": 5},
-        {"algorithm": "dpsgd", "topology": "random-regular", "degree": 2, "random_graph_every": 7, "peers": 6},
+        {"algorithm": "dpsgd", "topology": "random-regular", "degree": 2, "random_graph_every": 25, "peers": 6},
         {"algorithm": "matcha", "topology": "complete", "budget": 0.4},
     ],
     ids=["ring", "random-graphs", "matcha"],
@@ -151,6 +151,8 @@ async def test_every_algorithm_runs_with_every_closing_policy(
     )
     summaries = await Rig(settings).run()
     seen = {reason for s in summaries for reason in s.rounds_by_reason}
+    if (algorithm, closing) == ("matcha", "deadline"):
+        reasons = reasons | {"word"}  # edges rest, so the straggler can fall rounds behind, and catches up
     assert seen <= reasons
     adaptive = (
         closing == "deadline" and not more

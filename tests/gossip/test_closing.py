@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,17 +22,41 @@ from peer.gossip.closing import (
 )
 
 
+@dataclass(frozen=True)
+class Facts:
+    """A round as a policy sees it. newest: the newest round that each other peer closed, counted from the round looked at."""
+
+    own_done: bool
+    newest: Mapping[int, int]
+    neighbors: set[int]
+    living: set[int]
+    opened_at: float = 100.0
+
+    @property
+    def ahead(self) -> int:
+        return max(self.newest.values(), default=-1)
+
+    def neighbors_ahead(self) -> int:
+        return max((self.newest.get(j, -1) for j in self.neighbors), default=-1)
+
+    def waits(self) -> bool:
+        return any(self.newest.get(j, -1) < 0 for j in self.living)
+
+    def heard_neighbors(self) -> tuple[int, int]:
+        return sum(self.newest.get(j, -1) >= 0 for j in self.neighbors), len(self.neighbors)
+
+
 def view(
     *,
     own: bool = False,
     closed: set[int] | None = None,
+    ahead: int = 0,
     neighbors: set[int] | None = None,
     living: set[int] | None = None,
-) -> RoundView:
-    return RoundView(
-        opened_at=100.0,
+) -> Facts:
+    return Facts(
         own_done=own,
-        closed=closed or set(),
+        newest=dict.fromkeys(closed or (), ahead),
         neighbors={1, 7} if neighbors is None else neighbors,
         living={1, 2, 3, 4, 5, 6, 7} if living is None else living,
     )
@@ -45,7 +72,15 @@ def view(
         (Barrier(), view(closed={1, 2, 3, 4, 5, 6, 7}), None),
         (Barrier(), view(own=True, closed={1, 2, 3, 4, 5, 6, 7}), CloseReason.BARRIER),
         (Barrier(), view(own=True, closed={1, 3}, living={1, 3}), CloseReason.BARRIER),
+        (Barrier(), view(closed={4}, ahead=1), CloseReason.WORD),
+        (Barrier(), view(own=True, closed={4}, ahead=1), CloseReason.BARRIER),
         (Quorum(0.5), view(closed={4}), None),
+        (Quorum(1.0), view(closed={1, 4}, ahead=1), None),
+        (Quorum(1.0), view(closed={1}, ahead=2), CloseReason.WORD),
+        (Quorum(1.0), view(closed={4}, ahead=9), None),
+        (Deadline(2.0), view(closed={1}, ahead=1), None),
+        (Deadline(2.0), view(closed={1}, ahead=2), CloseReason.WORD),
+        (Deadline(2.0), view(closed={4}, ahead=9), None),
         (Quorum(0.5), view(closed={1}), CloseReason.QUORUM),
         (Quorum(1.0), view(closed={1}), None),
         (Quorum(1.0), view(closed={1, 7}), CloseReason.QUORUM),
@@ -96,6 +131,20 @@ def test_words_are_news_once_and_stale_ones_are_told_apart() -> None:
     assert known.note(2, 99, own_round=7) == (True, "future")
     assert known.closed(7) == {2, 3}
     assert known.closed(8) == {2}
+    assert known.furthest == 11
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12), st.booleans()), max_size=60))
+def test_the_count_of_those_that_closed_a_round_is_kept_up_to_date(words: list[tuple[int, int, bool]]) -> None:
+    known, own_round = ClosedRounds(window=6), 0
+    for origin, round, moves_on in words:
+        own_round += moves_on
+        known.note(origin, round, own_round)
+        assert (
+            known.count(own_round)
+            == len(known.closed(own_round))
+            == sum(known.has_closed(j, own_round) for j in range(5))
+        )
 
 
 def test_every_name_makes_its_policy() -> None:

@@ -41,10 +41,12 @@ def test_a_lost_edge_gives_its_weight_back_to_self_on_both_ends(lost: set[int], 
 
 
 def test_a_silent_peer_is_suspected_until_heard_and_a_goodbye_is_for_good() -> None:
-    directory = PeerDirectory([1, 2])
+    directory = PeerDirectory(0, 3)
     assert directory.takes_part(1, 5) == (True, "alive")
-    assert directory.missed(1)
-    assert not directory.missed(1)
+    assert directory.missed(1, 4)
+    assert not directory.missed(1, 4)
+    assert directory.num_living == 1
+    assert not directory.missed(0, 4), "a peer never suspects itself"
     assert directory.takes_part(1, 5) == (False, "suspect")
     assert directory.living() == {2}
     assert directory.heard(1)
@@ -59,6 +61,18 @@ def test_a_silent_peer_is_suspected_until_heard_and_a_goodbye_is_for_good() -> N
     assert directory.status(2) is PeerStatus.LEFT
     assert directory.living() == {1}
     assert not directory.leave(9, 0), "unknown peers are ignored"
+
+
+def test_old_news_does_not_revive_a_suspect() -> None:
+    directory = PeerDirectory(0, 3)
+    assert directory.missed(2, 7)
+    assert not directory.closed(2, 6), "it closed that before it was lost"
+    assert directory.status(2) is PeerStatus.SUSPECT
+    assert directory.missed(2, 8), "somebody heard of it later, and lost it too"
+    assert not directory.closed(2, 7)
+    assert directory.closed(2, 8)
+    assert not directory.closed(2, 9), "no news: it was alive"
+    assert directory.status(2) is PeerStatus.ALIVE
 
 
 def test_first_closing_floods_one_word_a_round_and_barrier_every_word() -> None:
@@ -80,16 +94,16 @@ def test_a_word_reaches_everybody_and_then_dies_out(name: str, n: int, start: in
     graph = build(name, n)
     floods = [Flood(i, n, every_word=True) for i in range(n)]
     origin = start % n
-    floods[origin].note_closed(origin, 3, own_round=3)
+    assert floods[origin].say_closed(3)
     queue = [(j, origin) for j in graph.neighbors(origin)]
     hops = 0
     while queue:
         at, sender = queue.pop(0)
         hops += 1
         assert hops <= 2 * len(graph.edges) + n
-        if floods[at].note_closed(origin, 3, own_round=3)[0]:
+        if at != origin and floods[at].note_closed(origin, 3, own_round=3)[0]:
             queue += [(j, at) for j in floods[at].recipients(graph.neighbors(at), origin, sender)]
-    assert all(origin in flood.closed.closed(3) for flood in floods)
+    assert all(origin in flood.closed.closed(3) for i, flood in enumerate(floods) if i != origin)
 
 
 def test_a_lying_word_is_not_passed_on_and_silences_nobody() -> None:

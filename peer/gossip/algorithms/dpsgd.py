@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from peer.gossip.algorithm import Algorithm, ScheduleOptions, Score, Update, mix_, scaled
-from peer.gossip.delivery import Delivery, mixing_weights
-from peer.gossip.effects import Accumulate, Accumulated, Both, Exchange, Inbox
+from peer.gossip.algorithm import Algorithm, ScheduleOptions, Score
+from peer.gossip.delivery import Delivery
+from peer.gossip.gossip_round import gossip_round
 from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule
 
 
@@ -34,19 +34,4 @@ class DPSGD(Algorithm):
         )
 
     def round(self, plan: RoundPlan) -> Score:
-        state, x = self.state, self.state.params
-        sends = dict.fromkeys(plan.neighbors, x)
-        expects = dict.fromkeys(plan.neighbors, x.numel())
-        answer = yield Both(Accumulate(), Exchange(phase=0, send=sends, receive=expects, atomic=True))
-        assert isinstance(answer, tuple)
-        done, inbox = answer
-        assert isinstance(done, Accumulated)
-        assert isinstance(inbox, Inbox)
-
-        self_weight, weights = mixing_weights(plan, inbox.vectors)
-        distance = mix_(x, self_weight, weights, inbox.vectors)
-        state.samples_clock += done.num_samples * state.num_peers
-        if done.num_samples:
-            gradient = scaled(done.grad_sum, self.contribution_scale(done))
-            state.optimizer.step(gradient, state.samples_clock)
-        return Update(done, inbox.lost, len(inbox.vectors), distance)
+        return gossip_round(self, plan)

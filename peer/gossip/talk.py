@@ -1,0 +1,202 @@
+"""What one peer hears and says beside its exchanges, and when its round ends. Pure: no clock, no network, no thread.
+
+A host calls it with what happened and the time, and gives it `tell` to speak to a neighbour. The daemon does so over gRPC and the
+simulator in virtual time; there is no second implementation of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peer.gossip.closing import CloseReason, ClosingPolicy
+from peer.gossip.flooding import Flood
+from peer.gossip.membership import PeerDirectory
+from peer.gossip.words import Word, WordKind
+from topology import Schedule
+
+#: A neighbour that says it closed a round so far back has missed what was said since, and is told again.
+STALE_ROUNDS = 2
+
+
+class Talk:
+    """Words, links and the end of the round of one peer; also the `RoundView` of its closing policy.
+
+    tell(peer, word): queue a word to a linked neighbour. payload_means_closed: a payload of round k says that its sender closed
+    round k (else only k - 1). round_timeout: seconds after which a round ends whatever happens.
+    """
+
+    def __init__(
+        self,
+        peer: int,
+        schedule: Schedule,
+        closing: ClosingPolicy,
+        tell: Callable[[int, Word], object],
+        *,
+        payload_means_closed: bool,
+        round_timeout: float,
+    ) -> None:
+        self.peer = peer
+        self.round = 0
+        self.opened_at = 0.0
+        self.own_done = False
+        self.is_open = False
+        self.directory = PeerDirectory(peer, schedule.num_peers)
+        self.linked: set[int] = set()
+        self.flood = Flood(peer, schedule.num_peers, every_word=closing.needs_every_word)
+        self._schedule = schedule
+        self._closing = closing
+        self._tell = tell
+        self._payload_means_closed = payload_means_closed
+        self._round_timeout = round_timeout
+        self._announced = False
+
+    # the round
+
+    def open(self, now: float) -> None:
+        """Chunks of the current round start now."""
+        self.opened_at, self.is_open, self._announced = now, True, False
+
+    def decide(self, own_done: bool, now: float) -> tuple[CloseReason | None, float]:
+        """(why the open round ends now, or None; the time at which to ask again even if nothing happens). Says CLOSED when this
+        peer is the one to say it. Ask again whenever a method below returns True, and when the own quota is done."""
+        self.own_done = own_done
+        if own_done and not self._announced:
+            self._say_closed(now)
+        reason = self._closing.decide(self, now)
+        give_up_at = self.opened_at + self._round_timeout
+        if reason is None and now >= give_up_at:
+            reason = CloseReason.TIMEOUT
+            for silent in self._silent():
+                self.directory.missed(silent, self.round)
+        if reason is None:
+            wake_at = self._closing.wake_at(self)
+            return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
+        if not self._announced and reason is not CloseReason.WORD:
+            self._say_closed(now)
+        self.is_open = False
+        return reason, now
+
+    # the RoundView
+
+    @property
+    def ahead(self) -> int:
+        return self.flood.closed.furthest - self.round
+
+    def neighbors_ahead(self) -> int:
+        newest = self.flood.closed.newest()
+        return max((newest.get(j, -1) for j in self._neighbors(self.round)), default=-1) - self.round
+
+    def waits(self) -> bool:
+        closed = self.flood.closed
+        return closed.count(self.round) < self.directory.num_living or bool(self._silent())
+
+    def heard_neighbors(self) -> tuple[int, int]:
+        living = [j for j in self._neighbors(self.round) if self.directory.is_alive(j)]
+        return sum(self.flood.closed.has_closed(j, self.round) for j in living), len(living)
+
+    def _silent(self) -> set[int]:
+        return self.directory.living() - self.flood.closed.closed(self.round)
+
+    # what this peer says
+
+    def say_ready(self) -> None:
+        self.flood.note_ready(self.peer)
+        self._pass_on(Word(WordKind.READY, self.peer), sender=self.peer)
+
+    def say_leaving(self, round: int) -> None:
+        """Goodbye: this peer takes part up to and excluding `round`."""
+        for j in sorted(self.linked):
+            self._tell(j, Word(WordKind.LEAVING, self.peer, round))
+
+    def _say_closed(self, now: float) -> None:
+        self._announced = True
+        self._closing.observe(now - self.opened_at)
+        if self.flood.say_closed(self.round):
+            self._pass_on(Word(WordKind.CLOSED, self.peer, self.round), sender=self.peer)
+
+    # what this peer hears; each returns whether it may change a decision
+
+    def hear(self, sender: int, word: Word, now: float) -> tuple[bool, str]:
+        """A word from a linked peer. Returns (may it change a decision, what it was: new, known, stale, future, own, bad_origin)."""
+        if not self.flood.knows(word.origin):
+            return False, "bad_origin"
+        self.directory.heard(sender)
+        if word.origin == self.peer:
+            return False, "own"  # a replay, or a lie: nobody knows more of this peer than itself
+        if word.kind is WordKind.CLOSED:
+            if word.origin == sender and word.round + STALE_ROUNDS < self.round:
+                self._tell_newest(sender)
+            return True, self._closed(word, sender, now)
+        if word.kind is WordKind.READY:
+            news = self.flood.note_ready(word.origin)
+        elif word.kind is WordKind.LEAVING:
+            news = self.directory.leave(word.origin, word.round)
+        else:
+            news = self._believes_lost(word) and self.directory.missed(word.origin, word.round)
+        if news:
+            self._pass_on(word, sender)
+        return news, "new" if news else "known"
+
+    def payload(self, sender: int, round: int, now: float) -> str | None:
+        """A payload of that round began to come from a peer; what that told of closed rounds, None if nothing."""
+        self.directory.heard(sender)
+        implied = round if self._payload_means_closed else round - 1
+        if implied < self.round:
+            return None
+        return self._closed(Word(WordKind.CLOSED, sender, implied), sender, now)
+
+    def link_up(self, peer: int) -> bool:
+        """Returns whether that peer had been a suspect."""
+        self.linked.add(peer)
+        back = self.directory.heard(peer)
+        for origin in sorted(self.flood.ready):
+            self._tell(peer, Word(WordKind.READY, origin))
+        for origin, round in self.directory.leaving.items():
+            self._tell(peer, Word(WordKind.LEAVING, origin, round))
+        self._tell_newest(peer)
+        for origin, round in self.directory.suspects.items():
+            self._tell(peer, Word(WordKind.LOST, origin, round))
+        return back
+
+    def link_down(self, peer: int) -> bool:
+        """Returns whether that peer is a suspect since now. If so, everybody is told."""
+        self.linked.discard(peer)
+        lost = Word(WordKind.LOST, peer, self.flood.closed.newest().get(peer, -1) + 1)
+        if not self.directory.missed(peer, lost.round):
+            return False
+        self._pass_on(lost, sender=self.peer)
+        return True
+
+    def missed(self, peer: int) -> bool:
+        """That peer missed a deadline. Returns whether this is news."""
+        return self.directory.missed(peer, self.flood.closed.newest().get(peer, -1) + 1)
+
+    def _believes_lost(self, word: Word) -> bool:
+        """Whoever has a link to that peer, or has heard of it since, knows better."""
+        return word.origin not in self.linked and not self.flood.closed.has_closed(word.origin, word.round)
+
+    def _closed(self, word: Word, sender: int, now: float) -> str:
+        goes_on, why = self.flood.note_closed(word.origin, word.round, self.round)
+        if why == "new" and word.round == self.round and self.is_open:
+            self._closing.observe(now - self.opened_at)
+        if why in ("new", "stale"):
+            self.directory.closed(word.origin, word.round)  # it lives, though it may be no neighbour
+        if goes_on:
+            self._pass_on(word, sender)
+        return why
+
+    def _tell_newest(self, peer: int) -> None:
+        if self.flood.own_closed >= 0:
+            self._tell(peer, Word(WordKind.CLOSED, self.peer, self.flood.own_closed))
+        for origin, round in self.flood.closed.newest().items():
+            if origin != peer:
+                self._tell(peer, Word(WordKind.CLOSED, origin, round))
+
+    def _pass_on(self, word: Word, sender: int) -> None:
+        # All peers pass a CLOSED word on over one and the same graph, or it might miss somebody while the graph changes.
+        neighbors = self._neighbors(word.round if word.kind is WordKind.CLOSED else self.round)
+        for j in self.flood.recipients(neighbors, word.origin, sender):
+            self._tell(j, word)
+
+    def _neighbors(self, round: int) -> tuple[int, ...]:
+        return self._schedule.base(round).neighbors(self.peer)

@@ -1,0 +1,230 @@
+"""The protocol without I/O: several `Talk`s whose words are carried by hand, in any order that a network may choose."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer.gossip.closing import CLOSINGS, CloseReason, Deadline, make_closing
+from peer.gossip.membership import PeerStatus
+from peer.gossip.talk import Talk
+from peer.gossip.words import Word, WordKind
+from topology import FixedSchedule, RandomGraphSchedule, Schedule, build
+
+
+@dataclass
+class Cluster:
+    """Links are queues of words, first in first out."""
+
+    schedule: Schedule
+    closing: str = "barrier"
+    talks: list[Talk] = field(default_factory=list)
+    links: dict[tuple[int, int], deque[Word]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for i in range(self.schedule.num_peers):
+            self.talks.append(self._talk(i))
+        for round in (0, 10**6):
+            for i, j in self.schedule.base(round).edges:
+                self.link(i, j)
+        self.carry()
+        for talk in self.talks:
+            talk.open(0.0)
+
+    def _talk(self, i: int) -> Talk:
+        def tell(to: int, word: Word) -> None:
+            if (i, to) in self.links:
+                self.links[i, to].append(word)
+
+        policy = make_closing(self.closing, seconds=None)
+        return Talk(i, self.schedule, policy, tell, payload_means_closed=False, round_timeout=300.0)
+
+    def link(self, i: int, j: int) -> None:
+        for here, there in ((i, j), (j, i)):
+            self.links.setdefault((here, there), deque())
+        self.talks[i].link_up(j)
+        self.talks[j].link_up(i)
+
+    def cut(self, i: int, j: int) -> None:
+        for here, there in ((i, j), (j, i)):
+            if self.links.pop((here, there), None) is not None:
+                self.talks[here].link_down(there)
+
+    def kill(self, i: int) -> None:
+        for j in list(self.talks[i].linked):
+            self.links.pop((i, j), None)
+            self.links.pop((j, i), None)
+        for j in list(self.talks[i].linked):
+            self.talks[j].link_down(i)
+
+    def carry(self, chance: random.Random | None = None, most: int = 10**6) -> None:
+        """Deliver words until none is under way, always from a link that chance picks."""
+        for _ in range(most):
+            full = [link for link, words in self.links.items() if words]
+            if not full:
+                return
+            here, there = chance.choice(full) if chance else full[0]
+            self.talks[there].hear(here, self.links[here, there].popleft(), now=1.0)
+
+    def next_round(self, peers: list[int]) -> None:
+        for i in peers:
+            self.talks[i].round += 1
+            self.talks[i].open(float(self.talks[i].round))
+
+
+def ring(n: int) -> FixedSchedule:
+    return FixedSchedule(build("ring", n))
+
+
+def test_a_barrier_closes_when_everybody_is_done_and_not_before() -> None:
+    cluster = Cluster(ring(6))
+    for i in range(5):
+        assert cluster.talks[i].decide(True, 1.0)[0] is None
+    cluster.carry()
+    assert all(cluster.talks[i].decide(True, 1.0)[0] is None for i in range(5)), "peer 5 is not done"
+    assert cluster.talks[5].decide(True, 1.0)[0] is CloseReason.BARRIER
+    cluster.carry()
+    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in range(5))
+
+
+def test_a_killed_peer_is_not_waited_for_by_anybody_though_only_its_neighbors_saw_it_die() -> None:
+    cluster = Cluster(ring(8))
+    cluster.kill(4)
+    cluster.carry()
+    rest = [i for i in range(8) if i != 4]
+    assert all(cluster.talks[i].directory.status(4) is PeerStatus.SUSPECT for i in rest)
+    for i in rest:
+        cluster.talks[i].decide(True, 1.0)
+    cluster.carry()
+    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+
+
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_whatever_the_order_of_words_a_dead_peer_ends_as_a_suspect_everywhere(
+    chance: random.Random, spoke: bool
+) -> None:
+    """It may have told one neighbour, and not the other, that it closed the round, just before it died."""
+    cluster = Cluster(FixedSchedule(build("torus", 12)))
+    if spoke:
+        cluster.talks[5].decide(True, 1.0)
+        cluster.carry(chance, most=chance.randrange(30))
+    cluster.kill(5)
+    cluster.carry(chance)
+    assert all(cluster.talks[i].directory.status(5) is PeerStatus.SUSPECT for i in range(12) if i != 5)
+
+
+def test_one_cut_edge_kills_nobody() -> None:
+    """The other neighbours still have their links, and those that believed it for a moment hear of its next round."""
+    cluster = Cluster(ring(6))
+    cluster.cut(2, 3)
+    cluster.carry()
+    assert cluster.talks[4].directory.status(3) is PeerStatus.ALIVE
+    for talk in cluster.talks:
+        talk.decide(True, 1.0)
+    cluster.carry()
+    assert all(talk.decide(True, 1.0)[0] is CloseReason.BARRIER for talk in cluster.talks)
+    for i in (0, 1, 2, 4, 5):
+        assert cluster.talks[i].directory.status(3) is PeerStatus.ALIVE
+
+
+def test_nobody_can_be_talked_into_its_own_death_or_that_of_a_linked_peer() -> None:
+    cluster = Cluster(ring(5))
+    stirs, why = cluster.talks[0].hear(1, Word(WordKind.LOST, 4, 10**9), now=1.0)
+    assert (stirs, why) == (False, "known")
+    assert cluster.talks[0].directory.status(4) is PeerStatus.ALIVE
+    assert cluster.talks[0].hear(1, Word(WordKind.LOST, 0, 0), now=1.0) == (False, "own")
+    assert cluster.talks[0].hear(1, Word(WordKind.CLOSED, 0, 3), now=1.0) == (False, "own")
+    assert cluster.talks[0].hear(1, Word(WordKind.CLOSED, 99, 3), now=1.0) == (False, "bad_origin")
+    assert not any(cluster.links.values()), "nothing of that goes on"
+
+
+def test_a_peer_that_was_away_for_long_catches_up_and_is_waited_for_again() -> None:
+    """It believes what it is told only as far as the window, so it must be told again until it has caught up."""
+    n, far = 4, 200
+    cluster = Cluster(ring(n))
+    cluster.cut(3, 0)
+    cluster.cut(3, 2)
+    rest = [0, 1, 2]
+    for _ in range(far):
+        for i in rest:
+            cluster.talks[i].decide(True, 1.0)
+        cluster.carry()
+        assert all(cluster.talks[i].decide(True, 1.0)[0] is not None for i in rest)
+        cluster.next_round(rest)
+    cluster.link(3, 0)
+    cluster.link(3, 2)
+    computed = 0
+    while cluster.talks[3].round < far:
+        cluster.carry()
+        if cluster.talks[3].decide(False, 1.0)[0] is None:  # as far as it knows: compute this round
+            computed += 1
+            assert computed <= 2 + far // 16
+            assert cluster.talks[3].decide(True, 1.0)[0] in (None, CloseReason.BARRIER)
+            cluster.carry()
+            assert cluster.talks[3].decide(True, 1.0)[0] is not None
+        cluster.next_round([3])
+    for i in range(n):
+        cluster.talks[i].decide(True, 1.0)
+    cluster.carry()
+    assert all(talk.decide(True, 1.0)[0] is CloseReason.BARRIER for talk in cluster.talks)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_barrier_never_stalls_while_the_random_graph_changes(seed: int) -> None:
+    """Every word floods the graph of its own round, so it reaches peers that are still at the graph before."""
+    chance, n, last = random.Random(seed), 8, 10
+    schedule = RandomGraphSchedule("random-regular", n, every=1, seed=seed, degree=2)
+    cluster = Cluster(schedule)
+    for round in range(last + 1):
+        for i, j in schedule.base(round).edges:
+            if (i, j) not in cluster.links:
+                cluster.link(i, j)
+    at_end = 0
+    while at_end < n:
+        if any(cluster.links.values()) and chance.random() < 0.9:
+            cluster.carry(chance, most=1)
+            continue
+        before, at_end = [talk.round for talk in cluster.talks], 0
+        for i in chance.sample(range(n), n):
+            if cluster.talks[i].round == last:
+                at_end += 1
+            elif cluster.talks[i].decide(True, 1.0)[0] is not None:
+                cluster.next_round([i])
+        stalled = not any(cluster.links.values()) and before == [talk.round for talk in cluster.talks]
+        assert not stalled or at_end == n, f"everybody waits: rounds {before}"
+
+
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_everybody_else_gone_ahead_ends_a_round_under_every_policy(closing: str) -> None:
+    cluster = Cluster(ring(4), closing)
+    talk = cluster.talks[0]
+    assert talk.decide(False, 1.0)[0] is None
+    talk.hear(1, Word(WordKind.CLOSED, 1, 5), now=1.0)
+    reason = talk.decide(False, 1.0)[0]
+    assert reason in ({CloseReason.QUORUM} if closing == "quorum" else {CloseReason.WORD})
+
+
+def test_only_new_words_of_the_current_round_steer_the_adaptive_deadline() -> None:
+    policy, said = Deadline(None, warm_up=1), []
+    schedule = ring(4)
+    talk = Talk(0, schedule, policy, lambda to, word: said.append(word), payload_means_closed=False, round_timeout=9.0)
+    talk.round = 5
+    talk.hear(1, Word(WordKind.CLOSED, 1, 5), now=0.5)
+    assert policy.timeout() is None, "before the round is open here there is nothing to measure from"
+    talk.open(1.0)
+    for origin, round in ((1, 5), (2, 4), (2, 6), (3, 10**6)):
+        talk.hear(1, Word(WordKind.CLOSED, origin, round), now=50.0)
+    assert policy.timeout() is None
+    talk.hear(1, Word(WordKind.CLOSED, 3, 5), now=4.0)
+    assert policy.timeout() is None, "it claimed far more before, so this is no news"
+    talk.hear(3, Word(WordKind.CLOSED, 1, 5), now=4.0)
+    assert policy.timeout() is None
+    fresh = Talk(0, schedule, policy, lambda to, word: None, payload_means_closed=False, round_timeout=9.0)
+    fresh.open(1.0)
+    fresh.hear(1, Word(WordKind.CLOSED, 1, 0), now=4.0)
+    assert policy.timeout() == pytest.approx(3.0 + 4 * 0.15)
