@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from peer.accounts.observation import Observation
 from peer.cluster.forkserver import start_early
 from peer.cluster.live import render
-from peer.cluster.observer import Observation
 from peer.cluster.up import up
 from peer.config import Config, validated
 from peer.daemon.process import run_loop

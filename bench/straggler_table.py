@@ -3,7 +3,7 @@
     python bench/straggler_table.py [--chunk-seconds 0.015] [--lr 0.3] [--repeats 3] [--out bench/results/straggler_table.json]
 
 Each run is a real cluster of 8 processes over gRPC on this machine, with emulated compute (a chunk sleeps its nominal time). Each
-cell is the median over seeds; the reference is the same algorithm with `barrier`, in the same run of this script, alternating.
+cell is the median over seeds; the reference is the same algorithm with `barrier`, in the same run of this script.
 Runs whose peers mostly sleep (barrier with a straggler) may go side by side: `--parallel` says how many, at most; the machine's load
 is printed beside the table, and cells without waiting always run alone. Finished runs are kept in OUT, so an interrupted bench resumes.
 """
@@ -85,6 +85,12 @@ def run(cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def commit() -> str:
+    """What is measured: the commit of this checkout, with a + if files differ from it."""
+    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
+
+
 def measure(cells: list[Cell], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
 
@@ -96,16 +102,16 @@ def measure(cells: list[Cell], arguments: argparse.Namespace) -> dict[str, dict[
                 "lr": arguments.lr,
                 "target_loss": arguments.target_loss,
                 "peers": arguments.peers,
+                "commit": commit(),
             }
             arguments.out.write_text(json.dumps({"settings": settings, "runs": results}, indent=1) + "\n")
 
-    for seed in range(arguments.repeats):
-        asleep = [cell for cell in cells if cell.seed == seed and cell.mostly_asleep]
-        with ThreadPoolExecutor(arguments.parallel) as pool:
-            list(pool.map(one, sorted(asleep, key=lambda cell: cell.scenario != "0=10x")))  # the longest first
-        for cell in cells:
-            if cell.seed == seed and not cell.mostly_asleep:
-                one(cell)
+    asleep = [cell for cell in cells if cell.mostly_asleep]
+    with ThreadPoolExecutor(arguments.parallel) as pool:
+        list(pool.map(one, sorted(asleep, key=lambda cell: cell.scenario != "0=10x")))  # the longest first
+    for cell in cells:
+        if not cell.mostly_asleep:
+            one(cell)
     return results
 
 

@@ -7,18 +7,23 @@ the environment later.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from topology.suggestion import nearest
+
 ENV_PREFIX = "GRAPEVINE_"
 #: What launchers of torch jobs set; read after our own prefix.
 ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
+
+
+#: The task without a model, which only a simulator plays.
+TIMING = "timing"
 
 
 class ConfigError(ValueError):
@@ -88,7 +93,10 @@ class Config(BaseModel):
     )
 
     # training
-    task: str = Field("digits", description="digits, digits-cnn, or module:Class of your own [alike]")
+    task: str = Field(
+        "digits",
+        description="digits, digits-cnn, or module:Class of your own; simulate also plays timing, which has no model [alike]",
+    )
     batch_size: int = Field(16, ge=1, description="Samples per peer and round")
     chunks: int = Field(8, ge=1, description="Chunks a batch is cut into; more chunks waste less of a straggler's work")
     lr: float = Field(0.1, gt=0, description="Learning rate [alike]")
@@ -102,8 +110,14 @@ class Config(BaseModel):
     )
 
     # emulated devices
+    scenario: str = Field(
+        "none",
+        description="How slow which device is and what the network is like: none, one-4x, one-10x, exp, hetero-1-to-4, bimodal, pareto, "
+        "pause, wan, or a TOML file",
+    )
     straggler: tuple[str, ...] = Field(
-        (), description="0=4x, all=exp:1.0, 3=pareto:2, 2=pause:30s@20s; may be repeated"
+        (),
+        description="0=4x, all=exp:1.0, 3=pareto:2, 2=pause:30s@20s, 1=trace:FILE; may be repeated, added to the scenario",
     )
     chunk_seconds: float = Field(
         0.0, ge=0, description="Nominal seconds of a chunk, by sleeping; 0: as fast as the machine is"
@@ -176,25 +190,23 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """ ", did you mean X?" or the list of valid names."""
-    names = list(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"valid are {', '.join(names)}"
-
-
 def load(
     command_line: Mapping[str, object],
     environment: Mapping[str, str],
     file: Path | None = None,
-    task_defaults: Mapping[str, object] | None = None,
+    defaults_of: Callable[[str], Mapping[str, object]] = lambda task: {},
 ) -> Config:
-    """The config from its four sources; `command_line` holds only what was really given. Raises ConfigError."""
-    merged: dict[str, object] = dict(task_defaults or {})
-    merged.update(_from_file(file) if file else {})
-    merged.update(_from_environment(environment))
-    merged.update(command_line)
-    return validated(merged)
+    """The config from its four sources; `command_line` holds only what was really given. Raises ConfigError.
+
+    defaults_of: what a task asks for where nobody says otherwise. It is asked before anything is validated: a batch size may only
+    fit the task's own number of chunks.
+    """
+    given: dict[str, object] = _from_file(file) if file else {}
+    given.update(_from_environment(environment))
+    given.update(command_line)
+    task = given.get("task", Config.model_fields["task"].default)
+    defaults = defaults_of(task) if isinstance(task, str) else {}
+    return validated({**defaults, **given})
 
 
 def validated(values: Mapping[str, object]) -> Config:

@@ -6,7 +6,6 @@ Legend: n peers.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topology import random_graphs
+from topology.suggestion import nearest
 
 Edge = tuple[int, int]
 Matching = tuple[Edge, ...]
@@ -286,9 +286,8 @@ def build(
         return Topology(name, num_peers, tuple(sorted(TOPOLOGIES[name](num_peers, options))))
     if name.endswith(".json") or "/" in name or os.sep in name or Path(name).is_file():
         return from_file(Path(name), num_peers)
-    close = difflib.get_close_matches(name, TOPOLOGIES, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"valid are {', '.join(TOPOLOGIES)}."
-    raise TopologyError(f"--topology: unknown topology {name!r}; {hint} A JSON file of edges is fine too.")
+    hint = nearest(name, TOPOLOGIES)
+    raise TopologyError(f"--topology: unknown topology {name!r}; {hint} (a JSON file of edges is fine too)")
 
 
 def from_file(path: Path, num_peers: int | None = None) -> Topology:

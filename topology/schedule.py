@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from topology.mixing import MIXINGS, MixingMatrix, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RoundPlan:
     """One peer's part in one round: x_i <- self_weight x_i + sum_j weights_j x_j over its neighbors j (sorted) of this round."""
 
@@ -83,7 +83,8 @@ class FixedSchedule:
             local = self.mixing == "metropolis"
             row = metropolis_row(self.topology, peer) if local else self._matrix.row(peer)
             self._first[peer] = _plan(0, peer, dict(row))
-        return replace(self._first[peer], round=round)
+        first = self._first[peer]
+        return RoundPlan(round, peer, first.neighbors, first.weights, first.self_weight)
 
     def base(self, round: int) -> Topology:
         return self.topology

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from peer import __version__
-from peer.cli.options import all_but, with_options
+from peer.cli.options import NETWORK_OPTIONS, all_but, with_options
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from topology import TopologyError
@@ -74,14 +74,33 @@ def up(config: Config) -> None:
     log_to_stderr(config)
     console.print(describe(config), style="dim")
     try:
-        report = run_loop(cluster.up(config, console))
+        outcome = run_loop(cluster.up(config, console))
     except Interrupted:
         console.print("interrupted before training began")
         return
-    console.print(summary(report, config.target_loss))
+    console.print(summary(outcome.report, config.target_loss))
     if config.report is not None:
-        write_report(report, config.report)
+        write_report(outcome.report, config.report)
         console.print(f"report: {config.report}", style="dim")
+    if outcome.fatal is not None:
+        raise outcome.fatal
+
+
+@app.command()
+@with_options(all_but(*NETWORK_OPTIONS, "nonfinite_limit"))
+def simulate(
+    config: Config,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compute chunk by chunk, bit for bit as the daemon; slower")
+    ] = False,
+    parameters: Annotated[
+        int, typer.Option("--parameters", min=1, help="--task timing: floats in a model, for the network")
+    ] = 50_826,
+) -> None:
+    """Play the run of `up` in virtual time: hundreds of peers, or with --task timing thousands, in one process."""
+    from peer.cli.simulate import run_simulation
+
+    run_simulation(config, console, exact=exact, num_parameters=parameters)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from peer.config import Config, choices, flag, load
+from peer.config import TIMING, Config, choices, flag, load
 from peer.exit_codes import ExitCode, Fatal
 
 PANELS = {
@@ -47,7 +47,7 @@ PANELS = {
         "alpha",
         "nonfinite_limit",
     ),
-    "Emulated devices": ("straggler", "chunk_seconds"),
+    "Emulated devices": ("scenario", "straggler", "chunk_seconds"),
     "When to stop": ("target_loss", "max_rounds", "max_seconds", "eval_every", "report"),
     "The network": (
         "peer",
@@ -60,6 +60,8 @@ PANELS = {
         "log_level",
     ),
 }
+#: What only real processes have.
+NETWORK_OPTIONS = ("peer", "listen", "addresses", "metrics_port", "start_timeout", "reflection", "log_level")
 #: Fields whose flag is not their name: the flag repeats, so it is in the singular.
 FLAGS = {"addresses": "--address"}
 
@@ -75,10 +77,7 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
             file: Path | None = arguments.pop("config", None)
             given = {name: arguments.pop(name) for name in names}
             chosen = {name: value for name, value in given.items() if value is not None and value != []}
-            config = load(chosen, os.environ, file)
-            if "task" in names and config.task != Config.model_fields["task"].default:
-                config = load(chosen, os.environ, file, _defaults_of(config.task))
-            command(config=config, **arguments)
+            command(config=load(chosen, os.environ, file, _defaults_of), **arguments)
 
         parameters = [*own, _config_file(), *(_parameter(name) for name in names)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -90,6 +89,8 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
 
 def _defaults_of(task: str) -> Mapping[str, object]:
     """What the task asks for where the user says nothing. Raises Fatal."""
+    if task in (Config.model_fields["task"].default, TIMING):
+        return {}  # the config's own defaults are made for it, and torch need not be imported to know that
     from peer.training.task import TaskError, load_task
 
     try:

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from peer.accounts.summary import PeerSummary
+from peer.cluster.observer import loss_of
 from peer.cluster.report import write_report
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import fixed_addresses, log_to_stderr, run_loop, serve, stop_on_signals
-from peer.daemon.summary import PeerSummary
 from peer.training.evaluate import Evaluator
 
 
@@ -48,7 +49,9 @@ async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary
             f"peer {peer}: all {config.peers} peers are ready, training", style="dim"
         )
         if config.target_loss is not None:
-            watchers.append(asyncio.create_task(_watch(config, host, config.target_loss, found), name="target"))
+            watcher = asyncio.create_task(_watch(config, host, config.target_loss, found), name="target")
+            watcher.add_done_callback(lambda done: _end_with(done, host))
+            watchers.append(watcher)
 
     book = fixed_addresses(config)
 
@@ -58,23 +61,36 @@ async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary
         return tuple(await book(bound))
 
     try:
-        return await serve(config, peer, announced, started=started), found
+        summary = await serve(config, peer, announced, started=started)
     finally:
         for watcher in watchers:
             watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        await asyncio.gather(
+            *watchers, return_exceptions=True
+        )  # their errors are told below, unless the peer has its own
+    for watcher in watchers:
+        if not watcher.cancelled():
+            watcher.result()
+    return summary, found
+
+
+def _end_with(watcher: asyncio.Task[None], host: Peer) -> None:
+    """A peer whose target nobody watches any more would train for ever."""
+    if not watcher.cancelled() and watcher.exception() is not None:
+        host.request_stop("its model could not be evaluated")
 
 
 async def _watch(config: Config, host: Peer, target: float, found: dict[str, Any]) -> None:
-    """Stop the peer when its own model's loss on the whole training set is at the target; evaluated in a thread of its own."""
-    evaluator = Evaluator(host.parts.task, config.seed)
+    """Stop the peer when its own model's loss on the whole training set is at the target; built and evaluated in a thread, because
+    the loop must keep its appointments. Raises Fatal if the task's own code fails."""
+    evaluator = await asyncio.to_thread(Evaluator, host.parts.task, config.seed)
     while True:
         await asyncio.sleep(config.eval_every)
         if host.state != "training":
             continue
         began, seconds = time.monotonic(), host.seconds()
         _, model = await host.snapshot()
-        loss = await asyncio.to_thread(evaluator.loss, model)
+        loss = await asyncio.to_thread(loss_of, evaluator, model)
         if loss <= target:
             found["seconds_to_target"] = seconds
             host.request_stop(f"target loss {target:g} reached")

@@ -91,10 +91,10 @@ async def _live(config: Config, peer: int, pipe: Connection) -> ExitCode:
 def child_main(config_json: str, peer: int, pipe: Connection) -> None:
     """Entry point of the forked process. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole process group; the launcher decides
-    config = Config.model_validate_json(config_json)
-    log_to_stderr(config)
     code = ExitCode.BUG
     try:
+        config = Config.model_validate_json(config_json)
+        log_to_stderr(config)
         code = run_loop(_live(config, peer, pipe))
     except Exception:
         log.exception("peer %d: a bug ended this peer", peer)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -18,16 +18,25 @@ from typing import Any
 
 from peer.cluster.forkserver import context
 from peer.config import Config
+from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
 
 log = logging.getLogger("grapevine.cluster")
 
+#: How long a peer that was told to stop is waited for. What it may take: its trainer's last chunk, a goodbye under way, and about 3 s
+#: for links, servers and the end of the process; twice that, because all peers stop at once and share the cores.
+PATIENCE = 2 * (TRAINER_SECONDS + GOODBYE_SECONDS + 3.0)
+#: How long peers that answer no more may take to say why: they close their links first.
+EXPLAINED_WITHIN = 5.0
+#: How long the system may take to end a process that was killed.
+KILLED_WITHIN = 5.0
+
 
 @dataclass(slots=True)
 class Child:
-    """The launcher's view of one peer."""
+    """The launcher's view of one peer. ended: its process has ended, and all it said has been read."""
 
     peer: int
     process: ForkServerProcess
@@ -69,9 +78,12 @@ class Launcher:
             )
             process.start()
             theirs.close()
-            child = Child(peer, process, ours)
-            self.children.append(child)
-            asyncio.get_running_loop().add_reader(ours.fileno(), self._read, child)
+            self.adopt(Child(peer, process, ours))
+
+    def adopt(self, child: Child) -> None:
+        """Listen to a started process from now on."""
+        self.children.append(child)
+        asyncio.get_running_loop().add_reader(child.pipe.fileno(), self._read, child)
 
     async def introduce(self) -> None:
         """Wait until every peer listens, and tell all of them the addresses. Raises Fatal or Interrupted."""
@@ -100,18 +112,34 @@ class Launcher:
             if child.died and (needed or not training or sum(not other.died for other in self.children) < 2):
                 raise Fatal(ExitCode.LOST, f"peer {child.peer} died ({_how(child)})")
 
-    async def stop(self, reason: str, patience: float = 15.0) -> None:
-        """Ask all peers to end, wait for them, kill those that do not."""
+    async def stop(self, reason: str, patience: float = PATIENCE) -> None:
+        """Ask all peers to end, wait for them, kill those that do not. May be called again."""
         for child in self.children:
             self._say(child, "stop", reason)
+        if not await self._comes(self._all_ended, patience):
+            self.kill()
+            await self._comes(self._all_ended, KILLED_WITHIN)
+        for child in self.children:
+            self._let_go(child)
+
+    async def explained(self) -> None:
+        """When no peer answers any more: wait a moment for the reason. Raises Fatal if it comes."""
+        await self._comes(lambda: any(child.fatal for child in self.children) or self._all_ended(), EXPLAINED_WITHIN)
+        self.check()
+
+    def _all_ended(self) -> bool:
+        return all(child.ended for child in self.children)
+
+    async def _comes(self, condition: Callable[[], bool], patience: float) -> bool:
+        """Whether it becomes true within so many seconds."""
         try:
             async with asyncio.timeout(patience):
-                while not all(child.ended for child in self.children):
+                while not condition():
                     self.changed.clear()
                     await self.changed.wait()
         except TimeoutError:
-            self.kill()
-        await asyncio.to_thread(self._reap)
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL to all peers that still run."""
@@ -119,9 +147,12 @@ class Launcher:
             if child.process.pid is not None and child.process.is_alive():
                 os.kill(child.process.pid, signal.SIGKILL)
 
-    def _reap(self) -> None:
-        for child in self.children:
-            child.process.join(5.0)
+    def _let_go(self, child: Child) -> None:
+        """Nothing is read of a child any more. On the loop, and readers before the pipe: a closed number may be another file's next."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(child.process.sentinel)
+        if not child.pipe.closed:
+            loop.remove_reader(child.pipe.fileno())
             child.pipe.close()
 
     def _config_of(self, peer: int) -> Config:
@@ -135,7 +166,7 @@ class Launcher:
         }
         return self.config.model_copy(update=update)
 
-    async def _until(self, condition: Any, what: str) -> None:
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
         try:
             async with asyncio.timeout(self.config.start_timeout + 10.0):
                 while True:
@@ -161,7 +192,7 @@ class Launcher:
         try:
             message = json.loads(child.pipe.recv_bytes())
         except (EOFError, OSError):
-            self._end(child)
+            self._hung_up(child)
             return
         content = message["content"]
         match message["kind"]:
@@ -175,8 +206,15 @@ class Launcher:
                 child.fatal = Fatal(ExitCode(content["code"]), content["sentence"])
         self.changed.set()
 
+    def _hung_up(self, child: Child) -> None:
+        """It has said all it will; its process ends a moment later, and only then is it known how."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(child.pipe.fileno())
+        loop.add_reader(child.process.sentinel, self._end, child)
+
     def _end(self, child: Child) -> None:
-        asyncio.get_running_loop().remove_reader(child.pipe.fileno())
+        asyncio.get_running_loop().remove_reader(child.process.sentinel)
+        child.process.join(0)
         child.ended = True
         if child.died and child.fatal is None:
             log.warning("peer %d died (%s)", child.peer, _how(child))
@@ -184,7 +222,6 @@ class Launcher:
 
 
 def _how(child: Child) -> str:
-    child.process.join(1.0)
     code = child.process.exitcode
     return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from peer.cluster.observer import Observation
+from peer.accounts.observation import Observation
 from peer.config import Config
 from peer.wire.gossip_pb2 import StatusReply
 
@@ -105,7 +105,8 @@ def describe(config: Config) -> str:
     """One line: what is being run."""
     how = "blocking (barrier)" if config.closing == "barrier" else f"non-blocking ({config.closing})"
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
-    return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{stragglers}, task {config.task}"
+    scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
+    return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{scenario}{stragglers}, task {config.task}"
 
 
 def _headline(config: Config, curve: Sequence[Observation]) -> Text:
@@ -187,20 +188,31 @@ def amount(num_bytes: float) -> str:
 
 
 def summary(report: Mapping[str, Any], target: float | None) -> Panel:
-    """What a finished run amounts to."""
+    """What a run amounts to; of one that failed, what was known until then."""
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="dim")
     table.add_column(justify="right", style="bold")
     table.add_column(style="dim")
-    seconds = report["seconds_to_target"]
+    seconds, error = report["seconds_to_target"], report["error"]
+    if error is not None:
+        table.add_row("failed", "", error)
     if target is not None:
         reached = f"{seconds:.1f} s" if seconds is not None else "not reached"
         table.add_row("target loss", reached, f"to {target:g}, from the moment the last peer was ready")
+    ended = "" if error is not None else f"; {report['stop_reason']}"
     table.add_row(
-        "wall time",
-        f"{report['wall_seconds']:.1f} s",
-        f"after {report['start_seconds']:.1f} s to start; {report['stop_reason']}",
+        "wall time", f"{report['wall_seconds']:.1f} s", f"after {report['start_seconds']:.1f} s to start{ended}"
     )
+    if report["peers"]:
+        _add_work(table, report)
+    _add_models(table, report)
+    if report["peers"]:
+        _add_costs(table, report)
+    style = "red" if error is not None else "green" if target is None or seconds is not None else "yellow"
+    return Panel.fit(table, title="grapevine", title_align="left", border_style=style)
+
+
+def _add_work(table: Table, report: Mapping[str, Any]) -> None:
     reasons = ", ".join(
         f"{n} by {REASONS.get(r, r)}" for r, n in sorted(report["rounds_by_reason"].items(), key=lambda x: -x[1])
     )
@@ -208,17 +220,20 @@ def summary(report: Mapping[str, Any], target: float | None) -> Panel:
     table.add_row(
         "samples", f"{report['samples']:,}", f"{report['finished_fraction']:.0%} of what full rounds would be"
     )
-    table.add_row("train loss", f"{report['train_loss']:.4f}", "mean model, whole training set")
+
+
+def _add_models(table: Table, report: Mapping[str, Any]) -> None:
+    if report["train_loss"] is not None:
+        table.add_row("train loss", f"{report['train_loss']:.4f}", "mean model, whole training set")
     if report["test_accuracy"] is not None:
         table.add_row("test accuracy", f"{report['test_accuracy']:.1%}", "mean model")
+    if report["worst_peer_test_accuracy"] is not None:
         table.add_row("", f"{report['worst_peer_test_accuracy']:.1%}", "worst peer")
-    table.add_row("consensus distance", f"{report['consensus_distance']:.4f}", "between the peers' models")
+    if report["consensus_distance"] is not None:
+        table.add_row("consensus distance", f"{report['consensus_distance']:.4f}", "between the peers' models")
+
+
+def _add_costs(table: Table, report: Mapping[str, Any]) -> None:
     table.add_row("idle share", f"{report['idle_fraction']:.1%}", "of the trainers' time")
     table.add_row("staleness", f"{report['max_staleness']}", "updates at most")
     table.add_row("bytes sent", amount(report["bytes_sent"]), "by all peers")
-    return Panel.fit(
-        table,
-        title="grapevine",
-        title_align="left",
-        border_style="green" if target is None or seconds is not None else "yellow",
-    )

@@ -7,7 +7,6 @@ the processor time of one observation, whichever is longer, so that the observer
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from peer.accounts.observation import Observation, consensus_distance, mean_model
+from peer.exit_codes import ExitCode, Fatal
 from peer.training.evaluate import Evaluator
 from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import StatusReply
@@ -23,20 +24,10 @@ SHARE_OF_A_CORE = 0.1
 SILENCES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """seconds since the last peer was ready (when the models had been fetched); rounds: mean over peers; loss of the mean model;
-    consensus_distance sqrt(mean_i ||x_i - x_mean||^2)."""
-
-    seconds: float
-    rounds: float
-    loss: float
-    consensus_distance: float
-
-
 @dataclass(slots=True)
 class Observer:
-    """models [n, d]: the newest snapshots, in the order of ids. answered: whose rows were fetched last; the mean is over them."""
+    """models [n, d]: the newest whole snapshots, in the order of ids; a peer that has never answered has no row worth reading.
+    answered: whose rows were fetched at the last look; the mean is over them."""
 
     clients: Sequence[PeerClient]
     evaluator: Evaluator
@@ -46,15 +37,21 @@ class Observer:
     curve: list[Observation] = field(default_factory=list)
     statuses: list[StatusReply | None] = field(default_factory=list)
     _silences: list[int] = field(default_factory=list)
+    _incoming: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._incoming = torch.empty_like(self.models)
 
     async def observe(self) -> Observation:
-        """Fetch all models and evaluate their mean. Peers that do not answer are left out; raises PeerUnreachable if none does."""
+        """Fetch all models and evaluate their mean. Peers that do not answer are left out; raises PeerUnreachable if none does,
+        Fatal if the task's own code fails."""
         fetched_at = [0.0] * len(self.clients)
 
         async def fetch(i: int) -> int:
             if i < len(self.statuses) and self.statuses[i] is None:
                 raise PeerUnreachable(f"peer {i} does not answer")  # asked again when it answers a status
-            round = await self.clients[i].snapshot(self.models[i], timeout=10.0)
+            round = await self.clients[i].snapshot(self._incoming[i], timeout=10.0)
+            self.models[i].copy_(self._incoming[i])  # whole now; one that broke off half-way leaves the last whole one
             fetched_at[i] = time.monotonic()
             return round
 
@@ -67,7 +64,8 @@ class Observer:
             raise (unexpected or failures)[0]
         self.answered = [i for i, answer in enumerate(answers) if isinstance(answer, int)]
         loss, distance = await asyncio.to_thread(self._evaluate)
-        seen = Observation(seconds, sum(rounds) / len(rounds), loss, distance)
+        samples = sum(status.samples for status in self.statuses if status is not None)
+        seen = Observation(seconds, sum(rounds) / len(rounds), loss, distance, samples)
         self.curve.append(seen)
         return seen
 
@@ -93,13 +91,16 @@ class Observer:
     def _evaluate(self) -> tuple[float, float]:
         models = self.models[self.answered]
         mean = mean_model(models)
-        distance = math.sqrt(float(torch.sum((models - mean) ** 2)) / len(models))
-        return self.evaluator.loss(mean), distance
+        return loss_of(self.evaluator, mean), consensus_distance(models, mean)
 
 
-def mean_model(models: Tensor) -> Tensor:
-    """x_mean [d] of models [n, d], summed in float64, so that the mean of equal models is that model, bit for bit."""
-    return models.mean(dim=0, dtype=torch.float64).float()
+def loss_of(evaluator: Evaluator, model: Tensor) -> float:
+    """Loss of a model [d] on the whole training set. Raises Fatal: it is the task's own code that fails."""
+    try:
+        return evaluator.loss(model)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise Fatal(ExitCode.TASK, f"the task failed when a model was evaluated: {told}") from error
 
 
 def pause_after(seconds: float, cpu_seconds: float, eval_every: float) -> float:

@@ -7,67 +7,61 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from peer import __version__
-from peer.cluster.observer import Observation, mean_model
+from peer.accounts.observation import Observation, consensus_distance, mean_model
 from peer.config import Config
+from peer.exit_codes import ExitCode, Fatal
 from peer.training.evaluate import Evaluator
 
 SCHEMA = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the launcher saw of a run. models [n, d]: at the target if it was reached, else the last ones."""
+    """What the launcher saw of a run. error: the sentence it ended with before its time, None if it ended well. models: peer -> [d]
+    of those that answered the last look. summaries: of the peers that said how they ended."""
 
     config: Config
+    error: str | None
     seconds_to_target: float | None
     wall_seconds: float
     start_seconds: float
     stop_reason: str
     curve: Sequence[Observation]
     summaries: Sequence[Mapping[str, Any]]
-    models: Tensor
+    models: Mapping[int, Tensor]
 
 
-def make_report(run: Run, evaluator: Evaluator) -> dict[str, Any]:
-    """The report as JSON-able values. Evaluates the mean model and each peer's model on training and test set."""
-    mean = mean_model(run.models)
-    peers = [_peer(row, model, mean, evaluator) for row, model in zip(run.summaries, run.models, strict=True)]
-    computing = sum(row["seconds_computing"] for row in peers)
-    idle = sum(row["seconds_idle"] for row in peers)
+def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
+    """The report as JSON-able values; null is what nobody can tell. Evaluates the mean model and each peer's model on training and
+    test set; where a run has failed and the task's own code fails here too, its numbers are null."""
+    models = torch.stack(list(run.models.values())) if run.models else None
+    mean = mean_model(models) if models is not None else None
+    judge = Judge(evaluator, forgiving=run.error is not None)
+    peers = [_peer(row, run.models.get(row["peer"]), mean, judge) for row in run.summaries]
     accuracies = [row["test_accuracy"] for row in peers if row["test_accuracy"] is not None]
-    full = sum(row["rounds"] for row in peers) * run.config.chunks
-    reasons = sum((Counter(row["rounds_by_reason"]) for row in peers), Counter[str]())
-    lost = sum((Counter(row["edges_lost"]) for row in peers), Counter[str]())
     return {
         "schema": SCHEMA,
         "grapevine": __version__,
+        "error": run.error,
         "seconds_to_target": run.seconds_to_target,
         "wall_seconds": run.wall_seconds,
         "start_seconds": run.start_seconds,
         "stop_reason": run.stop_reason,
-        "rounds": max(row["rounds"] for row in peers),
-        "samples": sum(row["samples"] for row in peers),
-        "samples_redone": sum(row["samples_redone"] for row in peers),
-        "samples_nonfinite": sum(row["samples_nonfinite"] for row in peers),
-        "train_loss": evaluator.loss(mean),
-        "test_accuracy": evaluator.accuracy(mean),
+        **_together(peers, run.config.chunks),
+        "train_loss": judge.loss(mean),
+        "test_accuracy": judge.accuracy(mean),
         "worst_peer_test_accuracy": min(accuracies, default=None),
-        "consensus_distance": math.sqrt(sum(row["consensus_distance"] ** 2 for row in peers) / len(peers)),
-        "idle_fraction": idle / (idle + computing) if idle + computing else 0.0,
-        "finished_fraction": sum(row["chunks"] for row in peers) / full if full else 0.0,
-        "max_staleness": max(row["max_staleness"] for row in peers),
-        "bytes_sent": sum(row["bytes_sent"] for row in peers),
-        "rounds_by_reason": dict(reasons),
-        "edges_lost": dict(lost),
+        "consensus_distance": consensus_distance(models, mean) if models is not None and mean is not None else None,
         "curve": [asdict(seen) for seen in run.curve],
         "peers": peers,
         "config": run.config.model_dump(mode="json", exclude={"report", "addresses", "peer", "listen"}),
@@ -80,16 +74,58 @@ def make_report(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     }
 
 
-def _peer(summary: Mapping[str, Any], model: Tensor, mean: Tensor, evaluator: Evaluator) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Loss and accuracy of a model; None where there is no model, or where the task fails and that is forgiven."""
+
+    evaluator: Evaluator | None
+    forgiving: bool
+
+    def loss(self, model: Tensor | None) -> float | None:
+        return self._judged(self.evaluator.loss, model) if self.evaluator is not None else None
+
+    def accuracy(self, model: Tensor | None) -> float | None:
+        return self._judged(self.evaluator.accuracy, model) if self.evaluator is not None else None
+
+    def _judged(self, evaluate: Callable[[Tensor], T], model: Tensor | None) -> T | None:
+        if model is None:
+            return None
+        try:
+            return evaluate(model)
+        except Exception:
+            if self.forgiving:
+                return None
+            raise
+
+
+def _together(peers: Sequence[Mapping[str, Any]], chunks: int) -> dict[str, Any]:
+    """What all peers did; without a peer that told it, nothing is known, which is not 0."""
+    computing, idle = (sum(row[name] for row in peers) for name in ("seconds_computing", "seconds_idle"))
+    full = sum(row["rounds"] for row in peers) * chunks
+    known = {
+        "rounds": max((row["rounds"] for row in peers), default=0),
+        **{name: sum(row[name] for row in peers) for name in _TOTALS},
+        "idle_fraction": idle / (idle + computing) if idle + computing else 0.0,
+        "finished_fraction": sum(row["chunks"] for row in peers) / full if full else 0.0,
+        "max_staleness": max((row["max_staleness"] for row in peers), default=0),
+    }
+    counts = {name: dict(sum((Counter(row[name]) for row in peers), Counter[str]())) for name in _COUNTS}
+    return {**(known if peers else dict.fromkeys(known)), **counts}
+
+
+_TOTALS = ("samples", "samples_redone", "samples_nonfinite", "bytes_sent")
+_COUNTS = ("rounds_by_reason", "edges_lost")
+
+
+def _peer(summary: Mapping[str, Any], model: Tensor | None, mean: Tensor | None, judge: Judge) -> dict[str, Any]:
+    apart = None if model is None or mean is None else float(torch.linalg.vector_norm(model - mean))
     return {
         **summary,
         "wall_seconds": summary["seconds"],
         "batch_loss": _or_none(summary["train_loss"]),
-        "train_loss": evaluator.loss(model),
-        "test_accuracy": evaluator.accuracy(model),
-        "consensus_distance": float(
-            torch.linalg.vector_norm(model - mean)
-        ),  # 0.0 exactly if all models are equal bit for bit
+        "train_loss": judge.loss(model),
+        "test_accuracy": judge.accuracy(model),
+        "consensus_distance": apart,  # 0.0 exactly if all models are equal bit for bit
     }
 
 
@@ -98,10 +134,13 @@ def _or_none(value: float) -> float | None:
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write whole or not at all. NaN and infinities become null. Raises OSError."""
+    """Write whole or not at all. NaN and infinities become null. Raises Fatal."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise Fatal(ExitCode.CONFIG, f"--report: can't write {path}: {error.strerror}") from None
 
 
 def _finite(value: Any) -> Any:

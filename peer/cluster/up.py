@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -14,12 +15,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from peer.assembly import BAD_INPUT, make_schedule
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
 from peer.cluster.report import Run, make_report
 from peer.config import Config, ConfigError
-from peer.daemon.assembly import BAD_INPUT, make_schedule
 from peer.exit_codes import ExitCode, Fatal
 from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
@@ -31,6 +32,7 @@ from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import State
 
 STATUS_EVERY = 0.5
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,24 @@ class Checked:
     num_elements: int
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """report: all that was measured. fatal: what ended the run before its time, None if it ended well."""
+
+    report: dict[str, Any]
+    fatal: Fatal | None
+
+
 def check(config: Config) -> Checked:
     """Find everything that can be wrong before any process is started. Raises Fatal."""
     try:
         if config.report is not None and not config.report.absolute().parent.is_dir():
             raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
+        if config.metrics_port > 0 and config.metrics_port + config.peers - 1 > LAST_PORT:
+            raise ConfigError(
+                f"--metrics-port: {config.peers} peers need as many ports from {config.metrics_port} on, but the last is {LAST_PORT}; "
+                "start lower, or give 0 for any free ones"
+            )
         make_schedule(config)
         parse_stragglers(config.straggler, config.peers, config.seed)
         task = load_task(config.task)
@@ -57,8 +72,8 @@ def check(config: Config) -> Checked:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
 
 
-async def up(config: Config, console: Console, view: View | None = None) -> dict[str, Any]:
-    """Run a cluster until its target, a limit, or a signal. Returns the report. Raises Fatal."""
+async def up(config: Config, console: Console, view: View | None = None) -> Outcome:
+    """Run a cluster until its target, a limit, a signal, or a failure. Raises Fatal or Interrupted if it ends before training."""
     torch.set_num_threads(1)
     checked = check(config)
     evaluator = Evaluator(checked.task, config.seed)
@@ -66,7 +81,7 @@ async def up(config: Config, console: Console, view: View | None = None) -> dict
     started_at = time.monotonic()
     launcher = Launcher(config)
     view = view or make_view(console, config)
-    async with _running(launcher) as stop:
+    async with _running(launcher, view) as stop:
         with view:
             view.say(f"starting {config.peers} peers ...")
             await launcher.introduce()
@@ -74,47 +89,55 @@ async def up(config: Config, console: Console, view: View | None = None) -> dict
             clients = [PeerClient(child.address) for child in launcher.children]
             models = torch.zeros(config.peers, checked.num_elements)
             observer = Observer(clients, evaluator, models, ready_at)
-            try:
-                seconds_to_target = await _watch(config, launcher, observer, view, stop)
-            finally:
-                await asyncio.gather(*(client.close() for client in clients))
-            reason = _reason(config, launcher, stop, seconds_to_target)
+            end = await _train(config, launcher, observer, view, stop)
             wall_seconds = time.monotonic() - ready_at
             view.say("stopping ...")
-            await launcher.stop(reason)
-    launcher.check()
-    summaries = [child.summary for child in launcher.children if child.summary is not None]
-    models = observer.models[[summary["peer"] for summary in summaries]]
+            await launcher.stop(end.reason)
+    fatal = end.fatal or _last_word(launcher)
     run = Run(
-        config,
-        seconds_to_target,
-        wall_seconds,
-        ready_at - started_at,
-        reason,
-        observer.curve,
-        summaries,
-        models,
+        config=config,
+        error=fatal.sentence if fatal is not None else None,
+        seconds_to_target=end.seconds_to_target,
+        wall_seconds=wall_seconds,
+        start_seconds=ready_at - started_at,
+        stop_reason=end.reason,
+        curve=observer.curve,
+        summaries=[child.summary for child in launcher.children if child.summary is not None],
+        models={peer: observer.models[peer] for peer in observer.answered},
     )
-    return await asyncio.to_thread(make_report, run, evaluator)
+    return Outcome(await asyncio.to_thread(make_report, run, evaluator), fatal)
+
+
+def _last_word(launcher: Launcher) -> Fatal | None:
+    """What the peers said, or did not say, when they were told to end."""
+    try:
+        launcher.check()
+    except Fatal as fatal:
+        return fatal
+    if all(child.summary is None for child in launcher.children):
+        return Fatal(ExitCode.LOST, "no peer told how it ended")
+    return None
 
 
 @asynccontextmanager
-async def _running(launcher: Launcher) -> AsyncIterator[asyncio.Event]:
+async def _running(launcher: Launcher, view: View) -> AsyncIterator[asyncio.Event]:
     """The children live as long as this context. Yields the event that the first SIGINT or SIGTERM sets; a second SIGINT ends
-    everything at once."""
+    everything at once, a second SIGTERM changes nothing: who sends it does not know whether somebody else has."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    interrupts = itertools.count(1)
 
-    def interrupted() -> None:
-        if stop.is_set():
+    def asked(sign: signal.Signals) -> None:
+        if sign is signal.SIGINT and next(interrupts) > 1:
             launcher.kill()
             _exit(ExitCode.INTERRUPTED)
+        view.say(f"asked to stop by {sign.name}; a second ctrl-C ends everything at once")
         stop.set()
         launcher.stopping = True
         launcher.changed.set()
 
-    loop.add_signal_handler(signal.SIGINT, interrupted)
-    loop.add_signal_handler(signal.SIGTERM, interrupted)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sign, asked, sign)
     try:
         launcher.start()
         yield stop
@@ -124,33 +147,64 @@ async def _running(launcher: Launcher) -> AsyncIterator[asyncio.Event]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why training ended."""
+
+    reason: str
+    seconds_to_target: float | None = None
+    fatal: Fatal | None = None
+
+
+async def _train(config: Config, launcher: Launcher, observer: Observer, view: View, stop: asyncio.Event) -> End:
+    """Watch until training ends, well or not: what was measured until then is worth a report either way."""
+    try:
+        seconds = await _watch(config, launcher, observer, view, stop)
+    except Fatal as fatal:
+        return End(fatal.sentence, fatal=fatal)
+    finally:
+        await asyncio.gather(*(client.close() for client in observer.clients))
+    if seconds is not None:
+        return End(f"target loss {config.target_loss:g} reached", seconds_to_target=seconds)
+    return End("interrupted" if stop.is_set() else "the limit of rounds or seconds was reached")
+
+
 async def _watch(
     config: Config, launcher: Launcher, observer: Observer, view: View, stop: asyncio.Event
 ) -> float | None:
-    """Observe until the target, the peers' own limits, or a signal. Returns seconds to target, None if it was not reached."""
-    statuses = asyncio.create_task(_keep_statuses(observer), name="statuses")
+    """Observe until the target, the peers' own limits, or a signal, beside the statuses. Returns seconds to target, None if it was
+    not reached."""
     try:
-        while not stop.is_set():
-            launcher.check()
-            finished = _all_finished(observer, launcher)
-            began, busy = time.monotonic(), time.process_time()
-            try:
-                seen = await observer.observe()
-            except PeerUnreachable as error:
-                if stop.is_set():
-                    return None
-                launcher.check()
-                raise Fatal(ExitCode.LOST, str(error)) from None
-            view.show(observer.curve, observer.statuses)
-            if config.target_loss is not None and seen.loss <= config.target_loss:
-                return seen.seconds
-            if finished:
+        async with asyncio.TaskGroup() as group:  # an error of one ends the other, and is told
+            statuses = group.create_task(_keep_statuses(observer), name="statuses")
+            seconds = await _observe(config, launcher, observer, view, stop)
+            statuses.cancel()
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return seconds
+
+
+async def _observe(
+    config: Config, launcher: Launcher, observer: Observer, view: View, stop: asyncio.Event
+) -> float | None:
+    while not stop.is_set():
+        launcher.check()
+        finished = _all_finished(observer, launcher)
+        began, busy = time.monotonic(), time.process_time()
+        try:
+            seen = await observer.observe()
+        except PeerUnreachable as error:
+            if stop.is_set():
                 return None
-            await _pause(pause_after(time.monotonic() - began, time.process_time() - busy, config.eval_every), stop)
-        return None
-    finally:
-        statuses.cancel()
-        await asyncio.gather(statuses, return_exceptions=True)
+            await launcher.explained()
+            raise Fatal(ExitCode.LOST, str(error)) from None
+        view.show(observer.curve, observer.statuses)
+        if config.target_loss is not None and seen.loss <= config.target_loss:
+            return seen.seconds
+        if finished:
+            return None
+        await _pause(pause_after(time.monotonic() - began, time.process_time() - busy, config.eval_every), stop)
+    return None
 
 
 async def _keep_statuses(observer: Observer) -> None:
@@ -173,9 +227,3 @@ def _all_finished(observer: Observer, launcher: Launcher) -> bool:
         return False
     running = [i for i in launcher.running() if not observer.silent_for_long(i)]
     return all((status := observer.statuses[i]) is not None and status.state == State.STATE_FINISHED for i in running)
-
-
-def _reason(config: Config, launcher: Launcher, stop: asyncio.Event, seconds_to_target: float | None) -> str:
-    if seconds_to_target is not None:
-        return f"target loss {config.target_loss:g} reached"
-    return "interrupted" if stop.is_set() else "the limit of rounds or seconds was reached"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from peer.accounts.summary import PeerSummary
 from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
 from peer.daemon.player import RoundPlayer, Rules, Stopped
-from peer.daemon.summary import PeerSummary
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
@@ -56,6 +56,7 @@ class Peer:
         self.bound = Bound(peer, "", -1)
         self.stop_reason = ""
         self.on_training: Callable[[], None] = lambda: None
+        self.at_start: list[Callable[[], object]] = []
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
         self.metrics = PeerMetrics({"algorithm": config.algorithm, "task": config.task, "topology": config.topology})
@@ -153,7 +154,10 @@ class Peer:
             return
         self.state = "training"
         self._started_at = self._loop.time()
+        self.player.start()
         self.on_training()
+        for begin in self.at_start:
+            begin()
         self._parts.trainer.start()
         timer = None
         if self.config.max_seconds is not None:

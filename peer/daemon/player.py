@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from peer.accounts.ledger import Ledger
 from peer.daemon.conversation import Conversation
-from peer.daemon.ledger import Ledger
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
@@ -80,6 +80,7 @@ class RoundPlayer:
         self._handed_out = 0  # samples closed in this round, not yet applied
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="grapevine-math")
         self._loop = asyncio.get_running_loop()
+        self._origin = self._loop.time()
         self._stop: asyncio.Future[None] = self._loop.create_future()
 
     def request_stop(self) -> None:
@@ -111,12 +112,16 @@ class RoundPlayer:
             return work()
         return await self._loop.run_in_executor(self._worker, work)
 
+    def start(self) -> None:
+        """Training begins now: times in reports count from here."""
+        self._origin = self._loop.time()
+
     async def play(self, round: int) -> RoundReport:
         """Play one round. Raises Stopped, or RoundBroken from the algorithm."""
         plan = self._schedule.plan(round, self._said.peer)
         self._said.round = round
         self._transport.advance(ExchangeKey(round, 0))
-        clock = _Stopwatch(self._loop.time)
+        clock = _Stopwatch(self._loop.time, self._origin)
         score = self._algorithm.round(plan)
         self._handed_out = 0
         try:
@@ -162,7 +167,7 @@ class RoundPlayer:
     async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
         opened_at = self._said.open()
         await self.off_loop(lambda: self._trainer.open(round, self.master.params, self.master.lock))
-        reason = await self._until_closed()
+        reason = await self._until_closed(clock)
         if self._rules.in_flight is InFlight.DRAIN:
             await self._drained()
         done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
@@ -170,12 +175,17 @@ class RoundPlayer:
         self._handed_out = done.num_samples
         return done
 
-    async def _until_closed(self) -> CloseReason:
+    async def _until_closed(self, clock: _Stopwatch) -> CloseReason:
+        computed_until: float | None = None
         while True:
             self._said.stirred.clear()
             self._check_stop()
-            reason, ask_again_at = self._said.decide(self._trainer.quota_done)
+            own_done = self._trainer.quota_done
+            if own_done and computed_until is None:
+                computed_until = clock.now()
+            reason, ask_again_at = self._said.decide(own_done)
             if reason is not None:
+                clock.computing += (computed_until or clock.now()) - clock.started
                 return reason
             await self._stirred_until(ask_again_at)
 
@@ -284,10 +294,18 @@ class _UnderWay:
 class _Stopwatch:
     """Collects the `Timing` of one round."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], origin: float) -> None:
         self.now = now
         self.started = now()
-        self.accumulating = self.exchanging = self.mixing = 0.0
+        self.computing = self.accumulating = self.exchanging = self.mixing = 0.0
+        self._origin = origin
 
     def timing(self) -> Timing:
-        return Timing(self.now() - self.started, self.accumulating, self.exchanging, self.mixing)
+        return Timing(
+            began=self.started - self._origin,
+            total=self.now() - self.started,
+            computing=self.computing,
+            accumulating=self.accumulating,
+            exchanging=self.exchanging,
+            mixing=self.mixing,
+        )

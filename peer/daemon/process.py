@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import uvloop
 from prometheus_client import start_http_server
 
+from peer.accounts.summary import PeerSummary
+from peer.assembly import BAD_INPUT
 from peer.config import Config
-from peer.daemon.assembly import BAD_INPUT, warm_up
+from peer.daemon.assembly import warm_up
 from peer.daemon.peer import AddressBook, Bound, Peer
-from peer.daemon.summary import PeerSummary
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.delivery import PRESETS
+from peer.scenario import Scenario
+from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
 
 T = TypeVar("T")
@@ -57,7 +62,9 @@ async def serve(
         config.listen,
         service=host,
         options=GrpcOptions(reflection=config.reflection, commit_grace_seconds=PRESETS[config.preset].least / 2),
+        network=_slow_network(host.parts.scenario, config.seed + peer),
     )
+    _crash_as_told(host)
     stop_metrics = _serve_metrics(config, peer, host)
     started(host)
     try:
@@ -66,12 +73,26 @@ async def serve(
         stop_metrics()
 
 
-def stop_on_signals(host: Peer) -> None:
-    """SIGTERM and the first SIGINT drain; a second SIGINT ends the process at once."""
+def _slow_network(scenario: Scenario, seed: int) -> SlowNetwork | None:
+    network = scenario.network
+    return SlowNetwork(network.latency, network.jitter, network.bandwidth, seed) if network is not None else None
+
+
+def _crash_as_told(host: Peer) -> None:
+    """Die without a goodbye so many seconds after training began, if the scenario says so."""
     loop = asyncio.get_running_loop()
+    for crash in host.parts.scenario.crash:
+        if crash.peer == host.peer:
+            host.at_start.append(partial(loop.call_later, crash.at, os.kill, os.getpid(), signal.SIGKILL))
+
+
+def stop_on_signals(host: Peer) -> None:
+    """SIGTERM and the first SIGINT drain; only a second SIGINT ends the process at once, whatever else asked it to stop before."""
+    loop = asyncio.get_running_loop()
+    interrupts = itertools.count(1)
 
     def interrupted() -> None:
-        if host.stop_reason.startswith("asked"):
+        if next(interrupts) > 1:
             os._exit(ExitCode.INTERRUPTED)
         host.request_stop("SIGINT")
 

@@ -138,7 +138,7 @@ PIECE = 1 << 18  # elements worked on at a time: 1 MiB of float32
 
 def scaled(gradient: Tensor, factor: float) -> Tensor:
     """gradient [d] times factor, in place."""
-    return gradient.mul_(factor) if factor != 1.0 else gradient
+    return gradient.mul_(factor) if factor != 1.0 and gradient.numel() else gradient
 
 
 def zeros(num_elements: int) -> Tensor:

@@ -178,6 +178,14 @@ class ClosedRounds:
     that a lying or very late word can hurry a peer by no more than that.
     """
 
+    __slots__ = (
+        "_count",
+        "_counted_round",
+        "_newest",
+        "_window",
+        "furthest",
+    )
+
     def __init__(self, window: int) -> None:
         self.furthest = -1
         self._window = window

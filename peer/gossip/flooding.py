@@ -14,6 +14,16 @@ from peer.gossip.closing import ClosedRounds
 class Flood:
     """What one peer knows from words, and which of them it passes on."""
 
+    __slots__ = (
+        "_every_word",
+        "_newest_passed_on",
+        "_num_peers",
+        "_peer",
+        "closed",
+        "own_closed",
+        "ready",
+    )
+
     def __init__(self, peer: int, num_peers: int, *, every_word: bool, window: int | None = None) -> None:
         self.ready: set[int] = set()
         self.closed = ClosedRounds(window if window is not None else 16 + num_peers)

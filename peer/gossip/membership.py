@@ -20,6 +20,13 @@ class PeerStatus(enum.StrEnum):
 class PeerDirectory:
     """State of every other peer as `peer` sees it. Only what differs from alive is stored."""
 
+    __slots__ = (
+        "_leaves_at",
+        "_lost_at",
+        "_num_peers",
+        "_peer",
+    )
+
     def __init__(self, peer: int, num_peers: int) -> None:
         self._peer = peer
         self._num_peers = num_peers

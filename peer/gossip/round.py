@@ -24,10 +24,13 @@ from topology import RoundPlan
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one round in the host's time: from opening to end; until it closed; from the close until the exchange was over;
-    in the algorithm's own mathematics."""
+    """Seconds of one round in the host's time. began: since the start of training. total: from there to the end. computing: until the own
+    quota was done, or the close. accumulating: until the close. exchanging: from the close until the exchange was over. mixing: in
+    the algorithm's own mathematics."""
 
+    began: float
     total: float
+    computing: float
     accumulating: float
     exchanging: float
     mixing: float

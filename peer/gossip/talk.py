@@ -25,6 +25,23 @@ class Talk:
     round k (else only k - 1). round_timeout: seconds after which a round ends whatever happens.
     """
 
+    __slots__ = (
+        "_announced",
+        "_closing",
+        "_payload_means_closed",
+        "_round_timeout",
+        "_schedule",
+        "_tell",
+        "directory",
+        "flood",
+        "is_open",
+        "linked",
+        "opened_at",
+        "own_done",
+        "peer",
+        "round",
+    )
+
     def __init__(
         self,
         peer: int,
@@ -87,15 +104,30 @@ class Talk:
         return max((newest.get(j, -1) for j in self._neighbors(self.round)), default=-1) - self.round
 
     def waits(self) -> bool:
-        closed = self.flood.closed
-        return closed.count(self.round) < self.directory.num_living or bool(self._silent())
+        if self.flood.closed.count(self.round) < self.directory.num_living and not self.directory.suspects:
+            return True
+        return bool(self._silent())
 
     def heard_neighbors(self) -> tuple[int, int]:
         living = [j for j in self._neighbors(self.round) if self.directory.is_alive(j)]
         return sum(self.flood.closed.has_closed(j, self.round) for j in living), len(living)
 
     def _silent(self) -> set[int]:
-        return self.directory.living() - self.flood.closed.closed(self.round)
+        """Who is waited for: alive, not known to have closed this round, and able to tell. A word comes over living peers only, so
+        that behind the dead, or beyond a cut, nobody can be heard."""
+        silent = self.directory.living() - self.flood.closed.closed(self.round)
+        return (
+            silent & self._reachable()
+            if silent and self.directory.num_living < self._schedule.num_peers - 1
+            else silent
+        )
+
+    def _reachable(self) -> set[int]:
+        graph, seen, border = self._schedule.base(self.round), {self.peer}, [self.peer]
+        while border:
+            border = [j for i in border for j in graph.neighbors(i) if j not in seen and self.directory.is_alive(j)]
+            seen.update(border)
+        return seen
 
     # what this peer says
 

@@ -150,6 +150,23 @@ class Accumulator:
             self._samples["nonfinite"] += running.num_samples
             self.nonfinite_in_a_row += 1
             return Verdict.NONFINITE
+        self._add(chunk, [running.read_round])
+        return Verdict.COUNTED
+
+    def count(self, num_chunks: int, fused: Chunk) -> Verdict:
+        """So many chunks of the open round at once, computed in one pass at its parameters: their summed gradient [d], samples and
+        losses. What a simulator may do, which knows beforehand how many will be finished."""
+        if not self._is_open or self._running is not None:
+            raise RuntimeError("chunks can be counted only in an open round, and while none is in flight.")
+        self._samples["started"] += fused.num_samples
+        if not fused.finite:
+            self._samples["nonfinite"] += fused.num_samples
+            self.nonfinite_in_a_row += num_chunks
+            return Verdict.NONFINITE
+        self._add(fused, [self._round] * num_chunks)
+        return Verdict.COUNTED
+
+    def _add(self, chunk: Chunk, read_rounds: list[int]) -> None:
         self.nonfinite_in_a_row = 0
         if self._pending.read_rounds:
             self._front.add_(chunk.gradient)
@@ -157,8 +174,7 @@ class Accumulator:
             self._front.copy_(chunk.gradient)
         self._pending.num_samples += chunk.num_samples
         self._pending.loss_sum += chunk.loss_sum
-        self._pending.read_rounds.append(running.read_round)
-        return Verdict.COUNTED
+        self._pending.read_rounds += read_rounds
 
     def drop(self) -> Verdict:
         """Drop the chunk in flight, computed or not; the caller recomputes its samples."""

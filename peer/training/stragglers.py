@@ -2,12 +2,18 @@
 
 A spec is `peers=effect`. Peers: `all`, or numbers and ranges such as `0`, `1,2`, `0-3`. Effects on the time of a chunk:
 
-    4x           always 4 times as long
-    exp:1.0      times 1 + Exp(mean 1.0), one draw per peer and round
-    pareto:2     times Pareto(shape 2, minimum 1), one draw per peer and round; mean a / (a - 1) for a > 1
-    pause:30s@20s   nothing is computed for 30 s, from 20 s after the run's start (units ms, s, m)
+    4x                 always 4 times as long
+    spread:1-4         always so many times as long: the first of these peers 1, the last 4, the others evenly between
+    exp:1.0            times 1 + Exp(mean 1.0), one draw per peer and round
+    shifted-exp:0.5,2  times 0.5 + Exp(mean 2), one draw per peer and round
+    chunk-exp:1.0      times Exp(mean 1.0), one draw per chunk
+    pareto:2           times Pareto(shape 2, minimum 1), one draw per peer and round; mean a / (a - 1) for a > 1
+    bimodal:0.1,10     10 times as long with probability 0.1, one draw per peer and round
+    trace:FILE         as long as was measured: the file has the seconds of a chunk in each line, # begins a comment
+    pause:30s@20s      nothing is computed for 30 s, from 20 s after the run's start (units ms, s, m)
+    pause:5s@5s/15s    the same again every 15 s
 
-Several effects on one peer multiply; pauses add up. Draws depend on (seed, peer, round) only.
+Several effects on one peer multiply; pauses add up. Draws depend on (seed, peer, round, chunk) only.
 """
 
 from __future__ import annotations
@@ -16,11 +22,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 from topology.randomness import stable_uniform
 
 _UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0}
 _TIME = r"(\d+\.?\d*|\.\d+)(ms|s|m|)"
+_NUMBER = r"(\d+\.?\d*|\.\d+)"
 _EXAMPLE = "write for instance '0=4x', 'all=exp:1.0', '1,3-5=pareto:2' or '2=pause:30s@20s'"
 
 
@@ -28,48 +37,113 @@ class StragglerError(ValueError):
     """A spec that says nothing; the message is one sentence with an example."""
 
 
+class TraceEnded(StragglerError):
+    """A trace has fewer chunks than the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Measured seconds of one chunk after the other."""
+
+    file: str
+    seconds: tuple[float, ...]
+    num_lines: int
+
+    def of(self, chunk: int) -> float:
+        """Raises TraceEnded."""
+        if chunk >= len(self.seconds):
+            told = f"the trace ends after {len(self.seconds)} chunks, but the run goes on; make it longer or use --max-rounds"
+            raise TraceEnded(f"{self.file}, line {self.num_lines}: {told}.")
+        return self.seconds[chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A random factor. kind and parameters as in the spec; drawn once a round, `chunk-exp` once a chunk."""
+
+    kind: str
+    first: float
+    second: float = 0.0
+
+    def factor(self, uniform: float) -> float:
+        """The draw at this quantile in [0, 1)."""
+        match self.kind:
+            case "exp":
+                return 1.0 - self.first * math.log1p(-uniform)
+            case "shifted-exp":
+                return self.first - self.second * math.log1p(-uniform)
+            case "chunk-exp":
+                return -self.first * math.log1p(-uniform)
+            case "pareto":
+                return float((1.0 - uniform) ** (-1.0 / self.first))
+            case _:  # bimodal
+                return self.second if uniform < self.first else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Rests from `begin` to `begin + length`, seconds since the run's start, and again every `period` (0: once)."""
+
+    begin: float
+    length: float
+    period: float = 0.0
+
+    def next(self, now: float) -> tuple[float, float]:
+        """(begin, end) of the pause that `now` lies in, or else of the next one; (inf, inf) if there is none."""
+        begin = self.begin
+        if self.period and now >= begin + self.length:
+            begin += self.period * math.floor((now - begin) / self.period)
+            if now >= begin + self.length:
+                begin += self.period
+        return (begin, begin + self.length) if now < begin + self.length else (math.inf, math.inf)
+
+
 @dataclass(frozen=True, slots=True)
 class Slowness:
-    """How much slower one peer is, and when.
-
-    constant: factor of every chunk. exponentials: means; paretos: shapes, each one draw per round.
-    pauses: (begin, end) in seconds since the run's start.
-    """
+    """How much slower one peer is, and when. constant: factor of every chunk; draws: random ones; trace: instead of the nominal
+    time."""
 
     seed: int = 0
     peer: int = 0
     constant: float = 1.0
-    exponentials: tuple[float, ...] = ()
-    paretos: tuple[float, ...] = ()
-    pauses: tuple[tuple[float, float], ...] = ()
+    draws: tuple[Draw, ...] = ()
+    trace: Trace | None = None
+    pauses: tuple[Pause, ...] = ()
 
-    def factor(self, round: int) -> float:
-        """How many times its nominal time a chunk of this round takes."""
+    @property
+    def per_chunk(self) -> bool:
+        """Whether chunks of one round may differ."""
+        return self.trace is not None or any(draw.kind == "chunk-exp" for draw in self.draws)
+
+    def factor(self, round: int, chunk: int = 0) -> float:
+        """How many times its nominal time a chunk of this round takes; chunk: how many this peer has started before."""
         factor = self.constant
-        for which, mean in enumerate(self.exponentials):
-            factor *= 1.0 - mean * math.log1p(-self._uniform("exp", round, which))
-        for which, shape in enumerate(self.paretos):
-            factor *= (1.0 - self._uniform("pareto", round, which)) ** (-1.0 / shape)
+        for which, draw in enumerate(self.draws):
+            at = (round, which, chunk) if draw.kind == "chunk-exp" else (round, which)
+            factor *= draw.factor(stable_uniform(self.seed, f"straggler-{draw.kind}", self.peer, *at))
         return factor
 
-    def pause_until(self, now: float) -> float:
-        """The end of the pause if `now` lies in one, else `now`; seconds since the run's start."""
-        for begin, end in sorted(self.pauses):
-            if begin <= now < end:
-                now = end
-        return now
+    def chunk_seconds(self, nominal: float, round: int, chunk: int) -> float:
+        """Seconds of work of a chunk. Raises TraceEnded."""
+        return (nominal if self.trace is None else self.trace.of(chunk)) * self.factor(round, chunk)
 
     def finish(self, begin: float, seconds: float) -> float:
         """When work of so many seconds ends that begins at `begin`, if it rests during the pauses."""
-        now = self.pause_until(begin)
-        for pause, _ in sorted(self.pauses):
-            if now < pause < now + seconds:
-                seconds -= pause - now
-                now = self.pause_until(pause)
-        return now + seconds
+        if not self.pauses:
+            return begin + seconds
+        now = self._awake(begin)
+        while True:
+            rest = min(pause.next(now)[0] for pause in self.pauses)
+            if now + seconds <= rest:
+                return now + seconds
+            seconds -= rest - now
+            now = self._awake(rest)
 
-    def _uniform(self, kind: str, round: int, which: int) -> float:
-        return stable_uniform(self.seed, f"straggler-{kind}", self.peer, round, which)
+    def _awake(self, now: float) -> float:
+        """The end of the pause if `now` lies in one, else `now`."""
+        while any(begin <= now < end for begin, end in (pause.next(now) for pause in self.pauses)):
+            now = max(end for begin, end in (pause.next(now) for pause in self.pauses) if begin <= now < end)
+        return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +160,10 @@ def parse(specs: Sequence[str], num_peers: int, seed: int = 0) -> Stragglers:
     """The delays that the specs describe, for peers 0 .. num_peers-1. Raises StragglerError."""
     peers = [Slowness(seed, peer) for peer in range(num_peers)]
     for spec in specs:
-        target, _, effect = spec.replace(" ", "").partition("=")
-        for peer in _targets(spec, target, num_peers):
-            peers[peer] = _slowed(peers[peer], spec, effect)
+        target, _, effect = spec.partition("=")
+        targets = _targets(spec, target.replace(" ", ""), num_peers)
+        for place, peer in enumerate(targets):
+            peers[peer] = _slowed(peers[peer], spec, effect.strip(), place / max(len(targets) - 1, 1))
     return Stragglers(tuple(peers))
 
 
@@ -107,18 +182,63 @@ def _targets(spec: str, target: str, num_peers: int) -> list[int]:
     return sorted(peers)
 
 
-def _slowed(peer: Slowness, spec: str, effect: str) -> Slowness:
-    if pause := re.fullmatch(rf"pause:{_TIME}@{_TIME}", effect, re.ASCII):
-        length, begin = float(pause[1]) * _UNITS[pause[2]], float(pause[3]) * _UNITS[pause[4]]
-        return replace(peer, pauses=(*peer.pauses, (begin, begin + length)))
-    found = re.fullmatch(r"(?:(exp|pareto):)?(\d+\.?\d*|\.\d+)(x?)", effect, re.ASCII)
-    if not found or bool(found[1]) == bool(found[3]):
-        raise StragglerError(f"straggler {spec!r} has no known effect after '='; {_EXAMPLE}.")
-    number = float(found[2])
+def _slowed(peer: Slowness, spec: str, effect: str, place: float) -> Slowness:
+    """place: where the peer stands among those of the spec, 0 the first, 1 the last."""
+    if effect.startswith("trace:"):
+        return replace(peer, trace=_trace(spec, effect.removeprefix("trace:")))
+    effect = effect.replace(" ", "")
+    if pause := re.fullmatch(rf"pause:{_TIME}@{_TIME}(?:/{_TIME})?", effect, re.ASCII):
+        length, begin, period = (float(pause[i]) * _UNITS[pause[i + 1]] if pause[i] else 0.0 for i in (1, 3, 5))
+        if period and length >= period:
+            raise StragglerError(
+                f"straggler {spec!r}: a pause of {length:g} s can't come every {period:g} s; {_EXAMPLE}."
+            )
+        return replace(peer, pauses=(*peer.pauses, Pause(begin, length, period)))
+    if spread := re.fullmatch(rf"spread:{_NUMBER}-{_NUMBER}", effect, re.ASCII):
+        first, last = _above_zero(spec, spread[1]), _above_zero(spec, spread[2])
+        return replace(peer, constant=peer.constant * (first + (last - first) * place))
+    if constant := re.fullmatch(rf"{_NUMBER}x", effect, re.ASCII):
+        return replace(peer, constant=peer.constant * _above_zero(spec, constant[1]))
+    return replace(peer, draws=(*peer.draws, _draw(spec, effect)))
+
+
+def _draw(spec: str, effect: str) -> Draw:
+    if one := re.fullmatch(rf"(exp|chunk-exp|pareto):{_NUMBER}", effect, re.ASCII):
+        return Draw(one[1], _above_zero(spec, one[2]))
+    if two := re.fullmatch(rf"(shifted-exp|bimodal):{_NUMBER},{_NUMBER}", effect, re.ASCII):
+        if two[1] == "bimodal" and float(two[2]) > 1:
+            raise StragglerError(f"straggler {spec!r}: {two[2]} is no probability; {_EXAMPLE}.")
+        return Draw(two[1], float(two[2]), _above_zero(spec, two[3]))
+    raise StragglerError(f"straggler {spec!r} has no known effect after '='; {_EXAMPLE}.")
+
+
+def _above_zero(spec: str, text: str) -> float:
+    number = float(text)
     if not 0 < number < math.inf:
-        raise StragglerError(f"straggler {spec!r}: {found[2]} must be above 0; {_EXAMPLE}.")
-    if found[1] == "exp":
-        return replace(peer, exponentials=(*peer.exponentials, number))
-    if found[1] == "pareto":
-        return replace(peer, paretos=(*peer.paretos, number))
-    return replace(peer, constant=peer.constant * number)
+        raise StragglerError(f"straggler {spec!r}: {text} must be above 0; {_EXAMPLE}.")
+    return number
+
+
+@cache
+def _trace(spec: str, file: str) -> Trace:
+    try:
+        lines = Path(file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StragglerError(
+            f"straggler {spec!r}: {file}: {getattr(error, 'strerror', None) or 'not a text file'}."
+        ) from None
+    seconds = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise StragglerError(f"{file}, line {number}: seconds of a chunk above 0 are expected, not {text!r}.")
+        seconds.append(value)
+    if not seconds:
+        raise StragglerError(f"{file}, line {max(len(lines), 1)}: the trace has no chunk.")
+    return Trace(file, tuple(seconds), len(lines))

@@ -6,7 +6,6 @@ chunks, and what happens to the gradients is decided elsewhere. `examples/my_tas
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import math
@@ -22,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from topology.suggestion import closest
 
 Optimizer: TypeAlias = torch.optim.Optimizer
 
@@ -121,8 +122,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """The repair to offer for a misspelt word: 'did you mean 'x'? (valid: ...)'."""
     names = sorted(choices)
     valid = "valid: " + ", ".join(names) if names else "there is nothing to choose from"
-    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}? ({valid})" if close else valid
+    close = closest(word, names)
+    return f"did you mean {close!r}? ({valid})" if close is not None else valid
 
 
 def num_samples(dataset: Dataset[Any]) -> int:
@@ -154,6 +155,8 @@ def load_task(spec: str, *, check: bool = True) -> Task:
     With `check`, two samples go forward and backward once, so that a mistake shows at start-up and not in a round.
     Raises TaskError with one sentence that says what to repair.
     """
+    if spec == "timing":
+        raise TaskError("task 'timing' is nothing but time, for `grapevine simulate`; real peers need a model.")
     if ":" not in spec and spec not in BUILT_IN:
         raise TaskError(f"task {spec!r} is unknown; {nearest(spec, BUILT_IN)}, or give your own as module:Class.")
     module_name, _, class_name = BUILT_IN.get(spec, spec).partition(":")

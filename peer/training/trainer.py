@@ -126,8 +126,9 @@ class _Published:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A chunk that has been started. `begin` is its nominal start, `started` the real one."""
+    """A chunk that has been started. `begin` is its nominal start, `started` the real one; `number`: chunks started before it."""
 
+    number: int
     round: int
     indices: Indices
     begin: float
@@ -163,6 +164,7 @@ class Trainer:
         self._published: _Published | None = None
         self._nominal_end: float | None = None
         self._holding = False
+        self._num_started = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
 
@@ -259,7 +261,9 @@ class Trainer:
                 if self._has_work() and self._published is None:  # still the round that was copied
                     indices = self._stream.next()
                     self._accumulator.start_chunk(len(indices))
-                    return _Work(self._accumulator.round, indices, begin, self._clock.now())
+                    self._num_started += 1
+                    number = self._num_started - 1
+                    return _Work(number, self._accumulator.round, indices, begin, self._clock.now())
         return None
 
     def _wait_for_work(self) -> float | None:
@@ -285,13 +289,14 @@ class Trainer:
         """Compute the chunk, let emulated time pass, and give it to the accumulator; None: stopped meanwhile."""
         try:
             chunk = self._computer.compute(work.indices)
+            seconds = self._seconds_of(work, self._clock.now())
         except BaseException as error:  # whatever the task raises must reach the host
             with self._held():
                 self._halt()
                 self._accumulator.abandon_in_flight()
                 return self._event(work, None, staleness=0, loss_sum=0.0, error=error)
         with self._held():
-            self._emulate(work, self._clock.now())
+            self._emulate(work, seconds, self._clock.now())
             if self._stopping:
                 return None
             staleness = self._accumulator.staleness
@@ -301,11 +306,13 @@ class Trainer:
                 self._nominal_end = None
             return self._event(work, verdict, staleness, chunk.loss_sum)
 
-    def _emulate(self, work: _Work, computed: float) -> None:
+    def _seconds_of(self, work: _Work, computed: float) -> float:
+        """How long the chunk is to take. Raises TraceEnded."""
+        return self._slowness.chunk_seconds(self._chunk_seconds or computed - work.started, work.round, work.number)
+
+    def _emulate(self, work: _Work, seconds: float, computed: float) -> None:
         """Sleep, interruptibly, until the chunk is to end."""
         origin = self._seconds.begin or 0.0
-        seconds = self._chunk_seconds or computed - work.started
-        seconds *= self._slowness.factor(work.round)
         deadline = origin + self._slowness.finish(work.begin - origin, seconds)
         self._nominal_end = max(deadline, computed)
         while not self._stopping and not self._accumulator.outlived:

@@ -27,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from peer.transport.base import ExchangeKey, Identity, Listener
 from peer.transport.codec import MAX_MESSAGE_BYTES, frames
+from peer.transport.emulated import SlowNetwork
 from peer.transport.exchange import byte_view
 from peer.transport.handshake import HELLO_SECONDS
 from peer.transport.lane import LaneClosed
@@ -173,10 +174,16 @@ class GrpcTransport(LinkedTransport):
     """Listens on `listen` ("host:port", port 0 for any) and answers observers with `service`."""
 
     def __init__(
-        self, identity: Identity, listen: str, *, service: PeerService, options: GrpcOptions | None = None
+        self,
+        identity: Identity,
+        listen: str,
+        *,
+        service: PeerService,
+        options: GrpcOptions | None = None,
+        network: SlowNetwork | None = None,
     ) -> None:
         self._options = options if options is not None else GrpcOptions()
-        super().__init__(identity, commit_grace_seconds=self._options.commit_grace_seconds)
+        super().__init__(identity, commit_grace_seconds=self._options.commit_grace_seconds, network=network)
         self._listen = listen
         self._service = service
         self._health = health.aio.HealthServicer()

@@ -22,6 +22,7 @@ from peer.transport.base import (
     Transport,
     Word,
 )
+from peer.transport.emulated import SlowLane, SlowNetwork
 from peer.transport.exchange import byte_view
 from peer.transport.handshake import Greeting, Refusal, Refused, check_hello, check_protocol, shake_hands
 from peer.transport.lane import Lane
@@ -47,11 +48,14 @@ class Lost:
 
 
 class LinkedTransport(Transport):
-    """A transport made of links. A carrier says how to listen (`start`) and how to make one attempt to dial
-    (`_attempt`)."""
+    """A transport made of links. network: makes them slow (emulated.py). A carrier says how to listen (`start`) and
+    how to make one attempt to dial (`_attempt`)."""
 
-    def __init__(self, identity: Identity, *, commit_grace_seconds: float = 1.0) -> None:
+    def __init__(
+        self, identity: Identity, *, commit_grace_seconds: float = 1.0, network: SlowNetwork | None = None
+    ) -> None:
         self.identity = identity
+        self._slow = network
         self._commit_grace_seconds = commit_grace_seconds
         self._incarnation = secrets.randbits(64)
         self._listener: Listener | None = None
@@ -169,6 +173,8 @@ class LinkedTransport(Transport):
         """From up to down; the listener hears of both, and of the end of an older link to that peer before. `over`:
         done when the carrier drops the bulk lane, which a read that is under way need not notice."""
         peer = session.peer
+        if self._slow is not None:
+            control, bulk = SlowLane(control, self._slow, bulk=False), SlowLane(bulk, self._slow, bulk=True)
         if (old := self._links.get(peer)) is not None:
             self._take_down(old, "replaced by a newer link")
         traffic = self._traffic.setdefault(peer, Traffic())

@@ -81,6 +81,13 @@ def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Run) -> None:
         (["up", "--algorithm", "ring-all-reduce", "--topology", "star"], 2, "use --topology ring"),
         (["up", "--random-graph-every", "5"], 2, "ring is the same graph every time"),
         (["up", "--peers", "2000"], 2, "cannot be divided among 2000 peers"),
+        (
+            ["up", "--peers", "8", "--metrics-port", "65530"],
+            2,
+            "--metrics-port: 8 peers need as many ports from 65530 on",
+        ),
+        (["up", "--task", "digits-cnn", "--batch-size", "36", "--lr", "0"], 2, "--lr: input should be greater than 0"),
+        (["up", "--task", "digits-cnn", "--batch-size", "30"], 2, "4 chunks do not divide a batch of 30 samples"),
         (["plan", "--topology", "missing.json"], 2, "No such file"),
         (["peer"], 2, "--peer: which one is this?"),
         (["peer", "--peer", "0", "--peers", "2", "--address", "a:1"], 2, "1 addresses for 2 peers"),

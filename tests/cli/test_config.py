@@ -10,15 +10,51 @@ import pytest
 from peer.cli.options import PANELS
 from peer.cli.template import template, write_template
 from peer.config import Config, ConfigError, alike, load, validated
+from topology.suggestion import nearest
 
 
 def test_the_sources_win_in_their_order(tmp_path: Path) -> None:
     file = tmp_path / "grapevine.toml"
     file.write_text('lr = 0.3\nchunks = 4\nseed = 3\nstraggler = ["0=4x", "1=2x"]\n')
-    config = load({"lr": 0.5}, {"GRAPEVINE_LR": "0.4", "GRAPEVINE_CHUNKS": "2", "HOME": "/"}, file, {"alpha": 0.9})
+    config = load(
+        {"lr": 0.5},
+        {"GRAPEVINE_LR": "0.4", "GRAPEVINE_CHUNKS": "2", "HOME": "/"},
+        file,
+        lambda task: {"alpha": 0.9, "lr": 9.0},
+    )
     assert (config.lr, config.chunks, config.seed, config.alpha) == (0.5, 2, 3, 0.9)
     assert config.straggler == ("0=4x", "1=2x")
     assert load({}, {"GRAPEVINE_STRAGGLER": "0=4x; 1=2x"}).straggler == ("0=4x", "1=2x")
+
+
+def test_a_task_is_asked_for_its_defaults_before_anything_is_validated(tmp_path: Path) -> None:
+    """36 samples are not 8 chunks, but they are 4; the task that says 4 may be named by any source."""
+    file = tmp_path / "grapevine.toml"
+    file.write_text('task = "mine"\nbatch_size = 36\n')
+    asked: list[str] = []
+
+    def defaults_of(task: str) -> dict[str, object]:
+        asked.append(task)
+        return {"chunks": 4, "batch_size": 64}
+
+    config = load({}, {}, file, defaults_of)
+    assert (config.chunks, config.batch_size, asked) == (4, 36, ["mine"])
+    assert load({"task": "yours"}, {"GRAPEVINE_TASK": "theirs"}, file, defaults_of).task == asked[-1] == "yours"
+    with pytest.raises(ConfigError, match="--task: input should be a valid string, not 3"):
+        load({"task": 3}, {}, None, defaults_of)
+
+
+@pytest.mark.parametrize(
+    ("word", "valid", "sentence"),
+    [
+        ("rign", ["ring", "torus"], "did you mean ring?"),
+        ("RING", ["ring", "torus"], "did you mean ring?"),
+        ("countin", ["Counting"], "did you mean Counting?"),
+        ("zzz", ["ring", "torus"], "valid are ring, torus"),
+    ],
+)
+def test_the_nearest_valid_name_is_suggested(word: str, valid: list[str], sentence: str) -> None:
+    assert nearest(word, valid) == sentence
 
 
 def test_torch_launchers_name_the_peer_but_our_own_prefix_wins() -> None:
@@ -82,7 +118,8 @@ def test_what_peers_must_agree_on() -> None:
 FROZEN = """
 addresses algorithm alpha batch_size budget chunk_seconds chunks closing deadline_mads degree eval_every in_flight listen log_level
 lr max_rounds max_seconds metrics_port mixing nonfinite_limit optimizer partition peer peers preset probability quorum radius
-random_graph_every reflection report round_deadline round_timeout run seed start_timeout straggler target_loss task topology weighting
+random_graph_every reflection report round_deadline round_timeout run scenario seed start_timeout straggler target_loss task topology
+weighting
 """
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.processes
 DONE_WITHIN = 50
+STOPPED_SECONDS = 5.0
+MODEL_BYTES = 4 * (64 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10)
 
 
 @contextmanager
@@ -60,9 +65,15 @@ def session(leader: int) -> list[int]:
 
 
 def assert_no_orphans(leader: int) -> None:
+    """Whoever of the session still lives ends within ten seconds."""
     until = time.monotonic() + 10
     while (left := session(leader)) and time.monotonic() < until:
-        time.sleep(0.05)
+        try:
+            end = os.pidfd_open(left[0])
+        except ProcessLookupError:
+            continue
+        select.select([end], [], [], max(0.0, until - time.monotonic()))  # readable when the process has ended
+        os.close(end)
     assert not left
 
 
@@ -73,6 +84,28 @@ def wait_for(process: subprocess.Popen[str], word: str) -> str:
         if word in line:
             return line
     raise AssertionError(f"{word!r} never came; stderr: {process.stderr.read() if process.stderr else ''}")
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Look again whenever the process has said how far it is, at most until its time is up."""
+    until = time.monotonic() + DONE_WITHIN
+    while not condition():
+        assert time.monotonic() < until, "it never came true"
+        wait_for(process, "loss")
+
+
+def signalled(
+    report: Path, words: Sequence[str], victim: int, sign: signal.Signals, code: int = 0
+) -> tuple[dict[str, Any], str, str]:
+    """Run `grapevine up` and send one of its peers a signal in the middle. Returns the report and what was said."""
+    with started("up", *words, "--report", str(report)) as process:
+        wait_for(process, "loss")
+        os.kill(pids_of_peers(process.pid)[victim], sign)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == code, out + err
+        assert "Traceback" not in err
+        assert_no_orphans(process.pid)
+    return json.loads(report.read_text()), out, err
 
 
 def test_up_trains_to_a_target_and_reports(tmp_path: Path) -> None:
@@ -128,34 +161,53 @@ def test_up_ends_after_its_rounds(algorithm: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_drains_and_exits_zero(sign: signal.Signals) -> None:
-    with started("up", "--peers", "3", "--chunk-seconds", "0.005") as process:
+def test_a_signal_drains_and_exits_zero(sign: signal.Signals, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    with started("up", "--peers", "3", "--chunk-seconds", "0.005", "--report", str(report)) as process:
         wait_for(process, "loss")
         os.killpg(process.pid, sign) if sign is signal.SIGINT else process.send_signal(sign)
         out, err = process.communicate(timeout=DONE_WITHIN)
         assert process.returncode == 0, out + err
-        assert "interrupted" in out
         assert "Traceback" not in err
+        assert_no_orphans(process.pid)
+    result = json.loads(report.read_text())
+    assert (result["stop_reason"], result["error"], len(result["peers"])) == ("interrupted", None, 3)
+
+
+@contextmanager
+def stuck() -> Iterator[subprocess.Popen[str]]:
+    """A cluster whose peers are stopped, so that they can't drain; they go on afterwards."""
+    with started("up", "--peers", "3", "--chunk-seconds", "0.005") as process:
+        wait_for(process, "loss")
+        peers = pids_of_peers(process.pid)
+        for pid in peers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield process
+        finally:
+            for pid in peers:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert "Traceback" not in err, out + err
         assert_no_orphans(process.pid)
 
 
 def test_a_second_interrupt_ends_at_once_without_orphans() -> None:
-    with started("up", "--peers", "3", "--chunk-seconds", "5") as process:
-        wait_for(process, "loss")
-        children = [pid for pid in session(process.pid) if pid != process.pid]
-        for pid in children:
-            os.kill(pid, signal.SIGSTOP)  # they can't drain now
+    with stuck() as process:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        wait_for(process, "asked to stop by SIGINT")
         process.send_signal(signal.SIGINT)
         process.wait(DONE_WITHIN)
-        assert process.returncode == 130
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
-        assert_no_orphans(process.pid)
+    assert process.returncode == 130
+
+
+def test_a_second_sigterm_changes_nothing() -> None:
+    with stuck() as process:
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            wait_for(process, "asked to stop by SIGTERM")
+    assert process.returncode == 0
 
 
 def test_peers_do_not_outlive_a_killed_launcher() -> None:
@@ -166,20 +218,47 @@ def test_peers_do_not_outlive_a_killed_launcher() -> None:
         assert_no_orphans(process.pid)
 
 
+FOUR = ("--peers", "4", "--topology", "complete", "--chunk-seconds", "0.003")
+
+
 def test_a_killed_peer_costs_its_edges_not_the_run(tmp_path: Path) -> None:
+    words = [*FOUR, "--max-rounds", "150"]
+    result, _, err = signalled(tmp_path / "report.json", words, victim=-1, sign=signal.SIGKILL)
+    assert "died (killed by signal 9)" in err
+    assert [peer["rounds"] for peer in result["peers"]] == [150] * 3
+    assert set(result["edges_lost"]) <= {"link_down", "suspect", "declined", "stale"}
+
+
+def test_a_peer_that_leaves_early_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    words = [*FOUR, "--max-rounds", "120"]
+    result, _, _ = signalled(tmp_path / "report.json", words, victim=1, sign=signal.SIGTERM)
+    rounds = sorted(peer["rounds"] for peer in result["peers"])
+    assert rounds[1:] == [120, 120, 120]
+    assert rounds[0] < 120
+
+
+def test_a_ring_that_loses_a_peer_tells_what_was_measured_until_then(tmp_path: Path) -> None:
+    words = ["--peers", "3", "--algorithm", "ring-all-reduce", "--chunk-seconds", "0.005"]
+    result, out, err = signalled(tmp_path / "report.json", words, victim=-1, sign=signal.SIGKILL, code=5)
+    assert result["error"] == result["stop_reason"]
+    assert f"grapevine: {result['error']}" in err
+    assert len(result["curve"]) >= 1
+    assert result["train_loss"] > 0
+    assert result["wall_seconds"] >= result["curve"][-1]["seconds"]
+    assert len(result["peers"]) < 3
+    assert "failed" in out
+
+
+def test_a_run_whose_gradients_are_all_nan_tells_what_was_measured(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    words = ["up", "--peers", "4", "--topology", "complete", "--max-rounds", "150", "--chunk-seconds", "0.003"]
+    words = ["up", "--peers", "2", "--task", "tests.daemon.tasks:Hopeless", "--batch-size", "8", "--chunks", "2"]
     with started(*words, "--report", str(report)) as process:
-        wait_for(process, "loss")
-        os.kill(pids_of_peers(process.pid)[-1], signal.SIGKILL)
         out, err = process.communicate(timeout=DONE_WITHIN)
-        assert process.returncode == 0, out + err
-        assert "died (killed by signal 9)" in err
+        assert process.returncode == 7, out + err
         assert_no_orphans(process.pid)
     result = json.loads(report.read_text())
-    assert len(result["peers"]) == 3
-    assert all(peer["rounds"] == 150 for peer in result["peers"])
-    assert set(result["edges_lost"]) <= {"link_down", "suspect", "declined", "stale"}
+    assert "10 chunks in a row had NaN or infinite gradients" in result["error"]
+    assert "Traceback" not in err
 
 
 def pids_of_peers(leader: int) -> list[int]:
@@ -192,21 +271,58 @@ def pids_of_peers(leader: int) -> list[int]:
     return sorted(by_parent[server])
 
 
-def test_a_peer_stopped_for_a_while_comes_back(tmp_path: Path) -> None:
-    """SIGSTOP for two seconds: the others go on without it; after SIGCONT it catches up and finishes its rounds."""
+def scraped(port: int) -> tuple[float, dict[str, float]]:
+    """Rounds finished by the peer with this metrics port, and the bytes received of each neighbour."""
+    with closing(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)) as scrape:
+        text = scrape.read().decode()
+    rounds = re.search(r"^grapevine_round (\S+)$", text, re.MULTILINE)
+    assert rounds
+    received = re.findall(r'^grapevine_received_bytes_total\{neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    return float(rounds[1]), {neighbor: float(moved) for neighbor, moved in received}
+
+
+def test_a_peer_stopped_for_a_while_comes_back_with_its_edges(tmp_path: Path) -> None:
+    """SIGSTOP for five seconds, by when it is a suspect and its edges are given up; the others go on without it. After SIGCONT it
+    catches up with them, and both its neighbours in the ring send it their models again."""
+    port = free_block(4)
     report = tmp_path / "report.json"
-    words = ["up", "--peers", "4", "--topology", "complete", "--max-rounds", "200", "--chunk-seconds", "0.003"]
+    words = ["up", "--peers", "4", "--topology", "ring", "--chunk-seconds", "0.003", "--metrics-port", str(port)]
     with started(*words, "--report", str(report)) as process:
         wait_for(process, "loss")
-        victim = pids_of_peers(process.pid)[-1]
+        victim = pids_of_peers(process.pid)[3]
+        wait_until(process, lambda: set(scraped(port + 3)[1]) == {"0", "2"})
+        rounds_before, before = scraped(port + 3)
         os.kill(victim, signal.SIGSTOP)
-        time.sleep(2.0)
+        time.sleep(STOPPED_SECONDS)  # this is what is tested, it waits for nothing
+        others = scraped(port + 1)[0]
+        assert others > rounds_before + 10, "the others waited for it"
         os.kill(victim, signal.SIGCONT)
+
+        def back() -> bool:
+            rounds, received = scraped(port + 3)
+            return rounds > others and all(received[j] > before[j] + 5 * MODEL_BYTES for j in before)
+
+        wait_until(process, back)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DONE_WITHIN)
         assert process.returncode == 0, out + err
         assert_no_orphans(process.pid)
     result = json.loads(report.read_text())
-    assert [peer["rounds"] for peer in result["peers"]] == [200] * 4
+    assert [peer["pid"] for peer in result["peers"]][3] == victim
+    assert sum(result["edges_lost"].values()) > 0, "nobody noticed"
+
+
+def free_block(number: int) -> int:
+    """The first of so many free ports in a row."""
+    for first in range(20_000, 30_000, number):
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + number):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
 
 
 def free_ports(number: int) -> list[int]:
@@ -306,20 +422,6 @@ def test_an_interrupt_before_training_ends_well() -> None:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=DONE_WITHIN)
         assert process.returncode == 0, out + err
-        assert "interrupted" in out
+        assert "interrupted before training began" in out
         assert "Traceback" not in err
         assert_no_orphans(process.pid)
-
-
-def test_a_peer_that_leaves_early_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    words = ["up", "--peers", "4", "--topology", "complete", "--max-rounds", "120", "--chunk-seconds", "0.003"]
-    with started(*words, "--report", str(report)) as process:
-        wait_for(process, "loss")
-        os.kill(pids_of_peers(process.pid)[1], signal.SIGTERM)
-        out, err = process.communicate(timeout=DONE_WITHIN)
-        assert process.returncode == 0, out + err
-        assert_no_orphans(process.pid)
-    rounds = sorted(peer["rounds"] for peer in json.loads(report.read_text())["peers"])
-    assert rounds[1:] == [120, 120, 120]
-    assert rounds[0] < 120

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from peer.accounts.summary import PeerSummary
 from peer.config import Config, validated
 from peer.daemon.peer import Bound, Peer
-from peer.daemon.summary import PeerSummary
 from peer.transport.base import Transport
 from peer.transport.grpc import GrpcTransport
 from peer.transport.memory import MemoryNetwork

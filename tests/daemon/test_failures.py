@@ -8,9 +8,9 @@ import socket
 import pytest
 import torch
 
+from peer.accounts.summary import PeerSummary
 from peer.config import ConfigError, validated
 from peer.daemon.peer import Peer
-from peer.daemon.summary import PeerSummary
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.delivery import PRESETS, DeadlineBounds
 from peer.gossip.round import RoundReport

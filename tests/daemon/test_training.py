@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from peer.assembly import make_schedule
 from peer.config import Config
-from peer.daemon.assembly import make_schedule
 from peer.training.data import SampleStream, partition_dataset
 from peer.training.flat import FlatModel
 from peer.training.task import build_model

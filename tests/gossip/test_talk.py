@@ -132,6 +132,31 @@ def test_one_cut_edge_kills_nobody() -> None:
         assert cluster.talks[i].directory.status(3) is PeerStatus.ALIVE
 
 
+def test_nobody_waits_for_peers_beyond_a_cut_of_whom_nobody_could_say_that_they_are_lost() -> None:
+    """Two halves of a ring of 8. Peers 5 and 6 had no link across, so no LOST is said of them on the other side."""
+    cluster = Cluster(ring(8))
+    cluster.cut(0, 7)
+    cluster.cut(3, 4)
+    cluster.carry()
+    for half in ([0, 1, 2, 3], [4, 5, 6, 7]):
+        for i in half:
+            cluster.talks[i].decide(True, 1.0)
+        cluster.carry()
+        assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in half)
+        cluster.next_round(half)
+    cluster.link(0, 7)
+    cluster.carry()
+    assert cluster.talks[1].decide(True, 1.0)[0] is None
+    for i in range(8):
+        if i != 5:
+            cluster.talks[i].decide(True, 1.0)
+    cluster.carry()
+    assert cluster.talks[1].decide(True, 1.0)[0] is None, "after the healing peer 5 is waited for again"
+    cluster.talks[5].decide(True, 1.0)
+    cluster.carry()
+    assert all(talk.decide(True, 1.0)[0] is CloseReason.BARRIER for talk in cluster.talks)
+
+
 def test_nobody_can_be_talked_into_its_own_death_or_that_of_a_linked_peer() -> None:
     cluster = Cluster(ring(5))
     stirs, why = cluster.talks[0].hear(1, Word(WordKind.LOST, 4, 10**9), now=1.0)

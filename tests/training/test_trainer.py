@@ -16,7 +16,7 @@ from torch import Tensor
 from peer.gossip.effects import Accumulated
 from peer.training.accumulator import Accumulator, InFlight, Verdict
 from peer.training.data import SampleStream
-from peer.training.stragglers import Slowness
+from peer.training.stragglers import Draw, Pause, Slowness
 from peer.training.task import Task
 from peer.training.trainer import ChunkEvent, Clock, Trainer
 from tests.training.clocks import ManualClock, SkippingClock
@@ -179,7 +179,7 @@ def test_a_trainer_that_never_opened_stops(rig: Callable[..., Rig]) -> None:
 
 def test_emulated_chunks_end_on_a_grid_and_idle_time_is_the_rest(rig: Callable[..., Rig]) -> None:
     clock = SkippingClock()
-    slowness = Slowness(constant=4.0, pauses=((1.0, 2.0),))
+    slowness = Slowness(constant=4.0, pauses=(Pause(1.0, 1.0),))
     host = rig(InFlight.CARRY, clock, chunk_seconds=0.125, slowness=slowness)
     host.open(0)
     ends = [host.event().finished - 100.0 for _ in range(3)]
@@ -194,7 +194,7 @@ def test_emulated_chunks_end_on_a_grid_and_idle_time_is_the_rest(rig: Callable[.
 
 
 def test_each_round_has_its_own_draw(rig: Callable[..., Rig]) -> None:
-    slowness = Slowness(seed=3, exponentials=(1.0,))
+    slowness = Slowness(seed=3, draws=(Draw("exp", 1.0),))
     host = rig(InFlight.CARRY, SkippingClock(), chunk_seconds=1.0, slowness=slowness)
     for round in range(3):
         host.open(round)
@@ -271,7 +271,7 @@ def _play_randomly(host: Rig, rounds: int, seed: int) -> None:
 @pytest.mark.parametrize("mode", InFlight)
 @pytest.mark.parametrize("chunk_seconds", [0.0, 2e-4])
 def test_accounting_is_exact_under_a_random_host(rig: Callable[..., Rig], mode: InFlight, chunk_seconds: float) -> None:
-    host = rig(mode, chunk_seconds=chunk_seconds, slowness=Slowness(exponentials=(1.0,)))
+    host = rig(mode, chunk_seconds=chunk_seconds, slowness=Slowness(draws=(Draw("exp", 1.0),)))
     _play_randomly(host, rounds=150, seed=1)
     assert host.trainer.stop(timeout=30)
     samples = host.trainer.samples

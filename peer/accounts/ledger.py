@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from peer.gossip.round import RoundReport
 
+#: Rounds of which the times are kept, for a picture.
+TIMELINE_ROUNDS = 300
+
 
 @dataclass(slots=True)
 class Ledger:
@@ -24,6 +27,7 @@ class Ledger:
     staleness: Counter[int] = field(default_factory=Counter)
     seconds_exchanging: float = 0.0
     seconds_mixing: float = 0.0
+    timeline: list[tuple[float, float, float, float]] = field(default_factory=list)
     round_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=32))
     _losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=32))
 
@@ -31,16 +35,24 @@ class Ledger:
         self.rounds += 1
         self.chunks += report.num_chunks
         self.samples += report.num_samples
-        self.max_staleness = max(self.max_staleness, *report.staleness, 0)
-        self.staleness.update(report.staleness)
+        if any(report.staleness):
+            self.max_staleness = max(self.max_staleness, *report.staleness)
+            self.staleness.update(report.staleness)
+        elif report.staleness:
+            self.staleness[0] += len(report.staleness)
         if report.neighbor_distance is not None:
             self.neighbor_distance = report.neighbor_distance
         self.rounds_by_reason[report.close_reason] += 1
-        self.edges_lost.update(report.lost.values())
-        self.lost_by_neighbor.update(report.lost.keys())
+        if report.lost:
+            self.edges_lost.update(report.lost.values())
+            self.lost_by_neighbor.update(report.lost.keys())
         self.seconds_exchanging += report.timing.exchanging
         self.seconds_mixing += report.timing.mixing
-        self.round_seconds.append(report.timing.total)
+        timing = report.timing
+        self.round_seconds.append(timing.total)
+        if len(self.timeline) < TIMELINE_ROUNDS:
+            closed = timing.began + timing.accumulating
+            self.timeline.append((timing.began, timing.began + timing.computing, closed, timing.began + timing.total))
         self._losses.append((report.loss_sum, report.num_samples))
 
     @property

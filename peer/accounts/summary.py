@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from peer.daemon.ledger import Ledger
-from peer.training.trainer import Trainer
-from peer.transport.base import Traffic
+from peer.accounts.ledger import Ledger
+from peer.training.accumulator import Samples
 
 
 class Lived(Protocol):
     """What a summary asks of its peer."""
 
-    peer: int
-    stop_reason: str
+    @property
+    def peer(self) -> int: ...
+
+    @property
+    def stop_reason(self) -> str: ...
 
     def seconds(self) -> float: ...
+
+
+class Trained(Protocol):
+    """What a summary asks of the trainer. seconds: (computing, idle)."""
+
+    @property
+    def samples(self) -> Samples: ...
+
+    @property
+    def seconds(self) -> tuple[float, float]: ...
+
+
+class Moved(Protocol):
+    """Bytes moved with one neighbour."""
+
+    @property
+    def bytes_sent(self) -> int: ...
+
+    @property
+    def bytes_received(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSummary:
     """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_abandoned once the
-    peer has stopped; `samples` is what is in updates."""
+    peer has stopped; `samples` is what is in updates. timeline: of each of the first rounds (begin, until the own quota or the close,
+    until the close, until the end), seconds since the start of training."""
 
     peer: int
     pid: int
@@ -52,9 +75,10 @@ class PeerSummary:
     edges_lost: Mapping[str, int]
     bytes_sent: int
     bytes_received: int
+    timeline: Sequence[Sequence[float]]
 
     @classmethod
-    def of(cls, ledger: Ledger, trainer: Trainer, traffic: Mapping[int, Traffic], lived: Lived) -> PeerSummary:
+    def of(cls, ledger: Ledger, trainer: Trained, traffic: Mapping[int, Moved], lived: Lived) -> PeerSummary:
         samples = trainer.samples
         computing, idle = trainer.seconds
         return cls(
@@ -84,6 +108,7 @@ class PeerSummary:
             edges_lost=dict(ledger.edges_lost),
             bytes_sent=sum(t.bytes_sent for t in traffic.values()),
             bytes_received=sum(t.bytes_received for t in traffic.values()),
+            timeline=list(ledger.timeline),
         )
 
     def as_dict(self) -> dict[str, object]:

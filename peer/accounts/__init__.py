@@ -1,0 +1,1 @@
+"""What a run did, in numbers: folds over round reports, kept alike by the daemon and by the simulator."""

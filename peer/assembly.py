@@ -1,0 +1,98 @@
+"""What a config says, as parts: schedule, algorithm, devices. Daemon and simulator build theirs from here.
+
+Everything that can be wrong with a config, a topology, a scenario or a task is found here.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from peer.config import Config, ConfigError
+from peer.gossip.algorithm import Algorithm, Optimizer, PeerState, ScheduleOptions
+from peer.gossip.algorithms import ALGORITHMS
+from peer.gossip.closing import ClosingPolicy, make_closing
+from peer.scenario import Scenario, load_scenario
+from peer.training.data import PartitionError
+from peer.training.flat import FlatModel
+from peer.training.optimizer import MasterOptimizer
+from peer.training.stragglers import StragglerError, Stragglers, parse
+from peer.training.task import Task, TaskError, build_model
+from topology import Schedule, TopologyError, build
+
+#: What a config, a topology, a task or data can be refused with; each is one sentence.
+BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerError)
+
+
+def make_schedule(config: Config) -> Schedule:
+    """Who talks to whom. Raises TopologyError."""
+    topology = build(
+        config.topology,
+        config.peers,
+        seed=config.seed,
+        degree=config.degree,
+        probability=config.probability,
+        radius=config.radius,
+    )
+    options = ScheduleOptions(
+        topology=topology,
+        random_graph_every=config.random_graph_every,
+        degree=config.degree,
+        probability=config.probability,
+        radius=config.radius,
+        mixing=config.mixing,
+        budget=config.budget,
+        seed=config.seed,
+    )
+    return ALGORITHMS[config.algorithm].make_schedule(options)
+
+
+def make_policy(config: Config) -> ClosingPolicy:
+    """When a round ends. One for each peer: a policy may learn."""
+    return make_closing(config.closing, quorum=config.quorum, seconds=config.round_deadline, mads=config.deadline_mads)
+
+
+def make_scenario(config: Config) -> Scenario:
+    """What the devices and the network are like. Raises ConfigError."""
+    return load_scenario(config.scenario, config.peers)
+
+
+def make_real_scenario(config: Config) -> Scenario:
+    """The same, for real processes. Raises ConfigError for what only a simulator can play."""
+    scenario = make_scenario(config)
+    if (only := scenario.only_simulated) is not None:
+        raise ConfigError(f"--scenario: {config.scenario} has {only}, which only `grapevine simulate` can play")
+    return scenario
+
+
+def make_stragglers(config: Config, scenario: Scenario) -> Stragglers:
+    """The scenario's delays and those of the command line. Raises StragglerError."""
+    return parse((*scenario.straggler, *config.straggler), config.peers, config.seed)
+
+
+def nominal_chunk_seconds(config: Config, scenario: Scenario) -> float:
+    """The config's, or else the scenario's; 0: as long as it takes."""
+    return config.chunk_seconds or scenario.chunk_seconds or 0.0
+
+
+def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimizer) -> Algorithm:
+    """One peer's side, working on `params` [d]."""
+    kind = ALGORITHMS[config.algorithm]
+    state = PeerState(
+        peer=peer,
+        num_peers=config.peers,
+        params=params,
+        optimizer=optimizer,
+        batch_size=config.batch_size,
+        weighting=config.weighting or kind.default_weighting,
+    )
+    return kind(state)
+
+
+def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:
+    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError."""
+    return MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
+
+
+def make_model(config: Config, task: Task) -> FlatModel:
+    """A copy of the model with the parameters that all peers start from. Raises TaskError."""
+    return FlatModel(build_model(task, config.seed))

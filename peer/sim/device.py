@@ -1,0 +1,252 @@
+"""One peer's trainer in virtual time: which chunks are finished when, without an event for each of them.
+
+The rules are those of peer/training/trainer.py. Chunks follow each other without a gap while the round is open and its quota is not
+done; a chunk in flight at the close is carried, redone or drained. Because a device's speed within a round is known beforehand,
+everything follows from two times: when the round opened and when it closed. Gradients are computed at the close, at the parameters
+that were read at the opening; the sums are kept by the daemon's own `Accumulator`.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peer.gossip.effects import Accumulated
+from peer.training.accumulator import Accumulator, InFlight, Samples
+from peer.training.chunk import Chunk, ChunkComputer
+from peer.training.data import Indices, SampleStream
+from peer.training.stragglers import Slowness
+
+
+class Gradients(Protocol):
+    """Where chunks come from. A chunk is valid until the next is computed, except that of `one`."""
+
+    def chunks(self, params: Tensor, num_chunks: int) -> Iterator[tuple[int, Chunk]]:
+        """The next chunks at these parameters [d], as (how many, their sum)."""
+
+    def one(self, params: Tensor) -> Chunk:
+        """The next chunk, to be kept."""
+
+    def skip(self) -> int:
+        """The next chunk is begun and will be redone: its samples come again. Returns their number."""
+
+
+class RealGradients:
+    """Of a task. Without `fuse`, chunk by chunk and so bit for bit as the daemon computes them. With it, all chunks of a round that are
+    begun at the same parameters in one pass: the same sum up to rounding, and much faster."""
+
+    def __init__(self, computer: ChunkComputer, stream: SampleStream, *, fuse: bool) -> None:
+        self._computer = computer
+        self._stream = stream
+        self._fuse = fuse
+
+    def chunks(self, params: Tensor, num_chunks: int) -> Iterator[tuple[int, Chunk]]:
+        if not num_chunks:
+            return
+        self._computer.load(params)
+        if self._fuse:
+            indices: Indices = np.concatenate([self._stream.next() for _ in range(num_chunks)])
+            yield num_chunks, self._computer.compute(indices)
+            return
+        for _ in range(num_chunks):
+            yield 1, self._computer.compute(self._stream.next())
+
+    def one(self, params: Tensor) -> Chunk:
+        self._computer.load(params)
+        chunk = self._computer.compute(self._stream.next())
+        return Chunk(chunk.gradient.clone(), chunk.num_samples, chunk.loss_sum, chunk.finite)
+
+    def skip(self) -> int:
+        indices = self._stream.next()
+        self._stream.push_back(indices)
+        return len(indices)
+
+
+class NoGradients:
+    """Only time passes."""
+
+    def __init__(self, chunk_samples: int) -> None:
+        self._chunk_samples = chunk_samples
+        self._nothing = torch.zeros(0)
+
+    def chunks(self, params: Tensor, num_chunks: int) -> Iterator[tuple[int, Chunk]]:
+        if num_chunks:
+            yield num_chunks, Chunk(self._nothing, num_chunks * self._chunk_samples, 0.0, True)
+
+    def one(self, params: Tensor) -> Chunk:
+        return Chunk(self._nothing, self._chunk_samples, 0.0, True)
+
+    def skip(self) -> int:
+        return self._chunk_samples
+
+
+class Device:
+    """Times in seconds since the run's start. chunk_seconds: nominal time of a chunk."""
+
+    __slots__ = (
+        "_accumulator",
+        "_begin",
+        "_carried",
+        "_carried_end",
+        "_chunk_seconds",
+        "_closed",
+        "_computing",
+        "_each",
+        "_ends",
+        "_gradients",
+        "_held",
+        "_need",
+        "_num_started",
+        "_opened",
+        "_per_chunk",
+        "_slowness",
+        "quota_at",
+    )
+
+    def __init__(
+        self, gradients: Gradients, accumulator: Accumulator, slowness: Slowness, chunk_seconds: float
+    ) -> None:
+        self.quota_at = math.inf
+        self._gradients = gradients
+        self._accumulator = accumulator
+        self._slowness = slowness
+        self._per_chunk = slowness.per_chunk
+        self._chunk_seconds = chunk_seconds
+        self._carried: Chunk | None = None  # the chunk in flight over a close; counted at the next close after its end
+        self._carried_end = 0.0
+        self._num_started = 0
+        self._need = 0  # chunks wanted beside the carried one
+        self._begin = 0.0  # of the first of them
+        self._each = 0.0  # seconds of work of one, if all of the round are alike
+        self._ends: list[float] | None = None  # of each, if not
+        self._opened = self._closed = 0.0
+        self._held = False
+        self._computing = 0.0
+
+    def open(self, round: int, now: float) -> float:
+        """Returns when the quota will be done if the round stays open. Raises TraceEnded."""
+        self._accumulator.open(round)
+        self._held = False
+        self._need, self._begin = self._accumulator.quota_chunks, now
+        if self._carried is not None:
+            self._need, self._begin = self._need - 1, max(now, self._carried_end)
+            self._computing += max(min(now, self._carried_end) - self._closed, 0.0)
+        self._opened = now
+        self._plan(round)
+        self.quota_at = self._end(self._need)
+        return self.quota_at
+
+    def _plan(self, round: int) -> None:
+        slowness = self._slowness
+        if not self._per_chunk:
+            self._ends, self._each = None, slowness.chunk_seconds(self._chunk_seconds, round, self._num_started)
+            return
+        end, self._ends = self._begin, []
+        for chunk in range(self._need):
+            end = slowness.finish(end, slowness.chunk_seconds(self._chunk_seconds, round, self._num_started + chunk))
+            self._ends.append(end)
+
+    def _end(self, chunks: int) -> float:
+        """When so many new chunks are done."""
+        if chunks <= 0:
+            return self._begin
+        if self._ends is not None:
+            return self._ends[chunks - 1]
+        return self._slowness.finish(self._begin, chunks * self._each)
+
+    def _num_finished(self, now: float) -> int:
+        """New chunks that are done."""
+        if now >= self.quota_at:
+            return self._need
+        if self._ends is not None:
+            return bisect_right(self._ends, now)
+        count = min(int((now - self._begin) / self._each) + 1, self._need) if now > self._begin else 0
+        while count and self._end(count) > now:
+            count -= 1
+        return count
+
+    def hold(self, now: float) -> float:
+        """Start no chunk after this; returns when the one in flight is done, `now` if there is none."""
+        self._held = True
+        if now >= self.quota_at:
+            return now
+        if self._carried is not None and self._carried_end > now:
+            self.quota_at = self._carried_end
+        else:
+            self.quota_at = self._end(self._num_finished(now) + 1)
+        return self.quota_at
+
+    def close(self, round: int, now: float, reason: str, params: Tensor, mode: InFlight) -> Accumulated:
+        """End the round and take what counts in it. params: [d], still those of the opening."""
+        accumulator = self._accumulator
+        self._computing += min(now, self.quota_at) - self._opened
+        self._closed = now
+        if self._carried is None or self._carried_end <= now:
+            if self._carried is not None:
+                accumulator.finish(self._carried)
+                self._carried = None
+            finished = self._num_finished(now) if not self._held else self._finished_when_held(now)
+            self._num_started += finished
+            self._count(finished, params)
+            if finished < self._need and not self._held:
+                self._leave_in_flight(finished, params, mode)
+        done = accumulator.close(round, reason)
+        if accumulator.in_flight and mode is InFlight.REDO:
+            accumulator.drop()
+        self.quota_at = math.inf
+        return done
+
+    def _finished_when_held(self, now: float) -> int:
+        count = 0
+        while count < self._need and self._end(count + 1) <= now:
+            count += 1
+        return count
+
+    def _count(self, num_chunks: int, params: Tensor) -> None:
+        for count, chunk in self._gradients.chunks(params, num_chunks):
+            if count == 1:
+                self._accumulator.start_chunk(chunk.num_samples)
+                self._accumulator.finish(chunk)
+            else:
+                self._accumulator.count(count, chunk)
+
+    def _leave_in_flight(self, finished: int, params: Tensor, mode: InFlight) -> None:
+        self._num_started += 1
+        if mode is InFlight.REDO:
+            self._accumulator.start_chunk(self._gradients.skip())
+            return
+        self._carried = self._gradients.one(params)
+        self._carried_end = self._end(finished + 1)
+        self._accumulator.start_chunk(self._carried.num_samples)
+
+    def stop(self, now: float) -> None:
+        """What is under way is abandoned."""
+        if self.quota_at < math.inf:
+            self._computing += max(min(now, self.quota_at) - self._opened, 0.0)
+        elif self._carried is not None:
+            self._computing += max(min(now, self._carried_end) - self._closed, 0.0)
+        self.quota_at = math.inf
+        self._accumulator.abandon()
+
+    def revoke(self, num_samples: int) -> None:
+        """What the last `close` handed out was not applied after all."""
+        self._accumulator.revoke(num_samples)
+
+    @property
+    def samples(self) -> Samples:
+        return self._accumulator.samples
+
+    @property
+    def quota_chunks(self) -> int:
+        return self._accumulator.quota_chunks
+
+    @property
+    def seconds_computing(self) -> float:
+        """Up to the last close or stop."""
+        return self._computing

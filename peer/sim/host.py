@@ -1,0 +1,426 @@
+"""One peer in virtual time: carries out the effects of its score, as peer/daemon/player.py does with threads and gRPC."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from peer.accounts.ledger import Ledger
+from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
+from peer.gossip.closing import ClosingPolicy, Deadline
+from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.round import RoundReport, Timing, advance
+from peer.gossip.talk import Talk
+from peer.gossip.words import Word
+from peer.sim.device import Device
+from peer.sim.events import Agenda
+from peer.sim.exchanges import HAVE, VOTE, Key, UnderWay
+from peer.sim.network import Links
+from peer.training.accumulator import InFlight
+from topology import RoundPlan, Schedule
+
+
+class World(Protocol):
+    """What a peer sees of the others and of the run."""
+
+    agenda: Agenda
+    links: Links
+    schedule: Schedule
+
+    def peer(self, peer: int) -> SimPeer: ...
+
+    def linked(self, here: int, there: int) -> bool: ...
+
+    def vector_bytes(self, vector: Tensor, atomic: bool) -> int: ...
+
+    def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
+        """Whether the peer goes on."""
+
+    def broken(self, peer: SimPeer, error: RoundBroken) -> None: ...
+
+
+class SimPeer:
+    """See the head of this file."""
+
+    __slots__ = (
+        "_accumulating",
+        "_agenda",
+        "_began",
+        "_both",
+        "_bounds",
+        "_closed_at",
+        "_computing",
+        "_deadlines",
+        "_done",
+        "_early",
+        "_exchanging",
+        "_in_flight",
+        "_inboxes",
+        "_opened_at",
+        "_patient",
+        "_plan",
+        "_quota_seen",
+        "_round_timeout",
+        "_score",
+        "_timed",
+        "_wake_at",
+        "_world",
+        "algorithm",
+        "bytes_received",
+        "bytes_sent",
+        "device",
+        "ended_at",
+        "gone",
+        "ledger",
+        "peer",
+        "round",
+        "talk",
+        "under_way",
+    )
+
+    def __init__(
+        self,
+        peer: int,
+        world: World,
+        algorithm: Algorithm,
+        device: Device,
+        closing: ClosingPolicy,
+        *,
+        in_flight: InFlight,
+        round_timeout: float,
+        bounds: DeadlineBounds,
+    ) -> None:
+        self.peer = peer
+        self.round = 0
+        self.ended_at = 0.0
+        self.gone = False  # finished, stopped or dead: nothing happens to it any more
+        self.device = device
+        self.algorithm = algorithm
+        self.ledger = Ledger(device.quota_chunks)
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._world = world
+        self._agenda = world.agenda
+        self._in_flight = in_flight
+        self._round_timeout = round_timeout
+        self._bounds = bounds
+        self._deadlines = NeighborDeadlines(bounds)
+        self._timed = isinstance(closing, Deadline)
+        self._patient = algorithm.delivery is Delivery.EVERY_MESSAGE
+        self.talk = Talk(
+            peer,
+            world.schedule,
+            closing,
+            self._tell,
+            payload_means_closed=algorithm.sends_after_close,
+            round_timeout=round_timeout,
+        )
+        self.under_way: UnderWay | None = None
+        self._early: dict[Key, dict[int, Tensor]] = {}
+        self._inboxes: list[Tensor] = []
+        self._score: Score
+        self._plan: RoundPlan
+        self._done: Accumulated | None = None
+        self._both = False
+        self._wake_at = math.inf
+        self._quota_seen = False
+        self._began = self._opened_at = self._closed_at = 0.0
+        self._computing = self._accumulating = self._exchanging = 0.0
+
+    # rounds
+
+    def begin(self) -> None:
+        """Open the next round."""
+        if self.gone:
+            return
+        self._plan = self._world.schedule.plan(self.round, self.peer)
+        self.talk.round = self.round
+        self._score = self.algorithm.round(self._plan)
+        self._began = self._agenda.now
+        self._computing = self._accumulating = self._exchanging = 0.0
+        self._go_on(None)
+
+    def _go_on(self, answer: Answer | None) -> None:
+        try:
+            step = advance(self._score, answer)
+        except RoundBroken as error:
+            if self._done is not None:
+                self.device.revoke(self._done.num_samples)
+            self._world.broken(self, error)
+            return
+        if isinstance(step, Update):
+            self._end(step)
+        else:
+            self._carry_out(step)
+
+    def _carry_out(self, effect: Effect) -> None:
+        self._both = False
+        if isinstance(effect, Accumulate):
+            self.under_way = None
+            self._accumulate()
+        elif isinstance(effect, Exchange):
+            self._closed_at = self._agenda.now
+            self._open(effect)
+            self._settle()
+        else:
+            self._both = True
+            self._done = None
+            self._open(effect.exchange)
+            self._accumulate()
+
+    def _end(self, update: Update) -> None:
+        now = self._agenda.now
+        total = now - self._began
+        timing = Timing(self._began, total, self._computing, self._accumulating, self._exchanging, 0.0)
+        plan = self._plan
+        report = RoundReport.of(plan, update, timing)
+        self.ledger.add(report)
+        self.under_way = None
+        self.round += 1
+        if not self._world.round_ended(self, report):
+            return
+        if plan.neighbors:
+            self.begin()
+        else:  # nothing of a local step has to wait, so one could call the next without end
+            self._agenda.at(now, self.begin)
+
+    def leave(self) -> None:
+        """Say goodbye and take part in nothing more."""
+        self.talk.say_leaving(self.round)
+        self.vanish()
+
+    def vanish(self) -> None:
+        """Gone without a word."""
+        self.gone = True
+        self.ended_at = self._agenda.now
+        self.device.stop(self._agenda.now)
+        self._early.clear()
+
+    # accumulate
+
+    def _accumulate(self) -> None:
+        now = self._opened_at = self._agenda.now
+        self.talk.open(now)
+        self._quota_seen = False
+        quota_at = self.device.open(self.round, now)
+        self._agenda.at(max(quota_at, now), self._quota, self.round)
+        if self.talk.ahead >= 0 or self._timed or self._wake_at > now + self._round_timeout:
+            self._decide()  # else nothing has happened yet that could end the round, and the next wake-up is set
+
+    def _quota(self, round: int) -> None:
+        if round == self.round and self.talk.is_open and not self.gone:
+            self._quota_seen = True
+            self._decide()
+
+    def _wake(self, when: float) -> None:
+        if when != self._wake_at or self.gone:
+            return
+        self._wake_at = math.inf
+        if self.talk.is_open:
+            self._decide()
+
+    def _decide(self) -> None:
+        now = self._agenda.now
+        reason, again = self.talk.decide(self._quota_seen, now)
+        if reason is None:
+            if again < self._wake_at:
+                self._wake_at = again
+                self._agenda.at(again, self._wake, again)
+            return
+        if self._in_flight is InFlight.DRAIN:
+            self._agenda.at(self.device.hold(now), self._close, self.round, str(reason))
+        else:
+            self._close(self.round, str(reason))
+
+    def _close(self, round: int, reason: str) -> None:
+        if self.gone:
+            return
+        now = self._closed_at = self._agenda.now
+        self._accumulating += now - self._opened_at
+        self._computing += min(self.device.quota_at, now) - self._opened_at
+        done = self.device.close(round, now, reason, self.algorithm.state.params, self._in_flight)
+        self._done = done
+        if self._both:
+            self._settle()
+        else:
+            self._go_on(done)
+
+    # exchange
+
+    def _open(self, effect: Exchange) -> None:
+        now, round, world = self._agenda.now, self.round, self._world
+        key = (round, effect.phase)
+        under_way = self.under_way = UnderWay(key, effect, now)
+        early = self._early.pop(key, None) if self._early else None
+        missing = HAVE | VOTE if effect.atomic else HAVE
+        for j in effect.receive if effect.atomic else sorted({*effect.send, *effect.receive}):
+            takes_part, why = self.talk.directory.takes_part(j, round)
+            if not takes_part or not world.linked(self.peer, j):
+                under_way.lost[j] = "link_down" if takes_part else why
+                if takes_part:
+                    self.talk.missed(j)
+            elif j in effect.receive:
+                under_way.waiting[j] = missing
+        for j, vector in effect.send.items():
+            if j not in under_way.lost:
+                self._send(j, key, vector, effect.atomic)
+        if early:
+            for j, vector in early.items():
+                if j in under_way.waiting:
+                    self._take(j, vector)
+
+    def _send(self, j: int, key: Key, vector: Tensor, atomic: bool) -> None:
+        num_bytes = self._world.vector_bytes(vector, atomic)
+        self.bytes_sent += num_bytes
+        arrives = self._world.links.vector(self.peer, j, num_bytes, self._agenda.now)
+        # An atomic edge's vector can't change before the edge is decided; others may be overwritten as soon as they are sent.
+        self._agenda.at(
+            arrives, self._world.peer(j).arrived, self.peer, key, vector if atomic else vector.clone(), num_bytes
+        )
+
+    def arrived(self, sender: int, key: Key, vector: Tensor, num_bytes: int) -> None:
+        """A payload is here."""
+        if not self._world.linked(sender, self.peer):
+            return
+        if self.gone:
+            self._refuse(sender, key, "left")
+            return
+        self.bytes_received += num_bytes
+        if self.talk.payload(sender, key[0], self._agenda.now) is not None and self.talk.is_open:
+            self._decide()
+        under_way = self.under_way
+        if under_way is not None and under_way.key == key:
+            if sender in under_way.waiting:
+                self._take(sender, vector)
+                self._settle()
+        elif key >= (self.round, 0) and (under_way is None or under_way.key < key):
+            self._early.setdefault(key, {})[sender] = vector
+        else:
+            self._refuse(sender, key, "stale")
+
+    def _refuse(self, sender: int, key: Key, why: str) -> None:
+        """This end is past that exchange; the sender hears of it."""
+        tells = self._agenda.now + self._world.links.latency(self.peer, sender)
+        self._agenda.at(tells, self._world.peer(sender).lost_edge, self.peer, key, why)
+
+    def _take(self, sender: int, vector: Tensor) -> None:
+        """The vector of an open exchange is here: keep it, and vote."""
+        under_way, now = self.under_way, self._agenda.now
+        assert under_way is not None
+        if not under_way.effect.atomic:
+            under_way.vectors[sender] = vector
+            under_way.arrives(sender, HAVE, now)
+            return
+        theirs = self._world.peer(sender).under_way
+        if theirs is None or theirs.key != under_way.key or self.peer not in theirs.waiting:
+            under_way.lose(sender, "stale" if theirs is None or theirs.key > under_way.key else "declined", now)
+            return
+        if num_elements := vector.numel():
+            vector = self._inbox(under_way.slots, num_elements).copy_(vector)
+            under_way.slots += 1
+        under_way.vectors[sender] = vector
+        under_way.arrives(sender, HAVE, now)
+        voted = now + self._world.links.latency(self.peer, sender)
+        if theirs.arrives(self.peer, VOTE, voted):
+            self._world.peer(sender)._settle()
+
+    def _inbox(self, slot: int, num_elements: int) -> Tensor:
+        while len(self._inboxes) <= slot:
+            self._inboxes.append(torch.empty(0))
+        if self._inboxes[slot].numel() < num_elements:
+            self._inboxes[slot] = torch.empty(num_elements)
+        return self._inboxes[slot][:num_elements]
+
+    def lost_edge(self, other: int, key: Key, why: str) -> None:
+        """The other end gave an edge up, or its link is down."""
+        under_way = self.under_way
+        if self.gone or under_way is None or under_way.key != key or other not in under_way.waiting:
+            return
+        under_way.lose(other, why, self._agenda.now)
+        if why == "link_down":
+            self.talk.missed(other)
+        self._settle()
+
+    def _settle(self) -> None:
+        """After the close: go on when every edge is decided, and see that it is before long."""
+        under_way = self.under_way
+        if under_way is None or self.talk.is_open or (self._both and self._done is None):
+            return
+        now = self._agenda.now
+        if not under_way.waiting:
+            if under_way.until > now or self._world.links.instant:
+                self._agenda.at(max(under_way.until, now), self._finish, under_way)
+            else:
+                self._finish(under_way)
+            return
+        typical = self.ledger.typical_round_seconds
+        gives_up = min(self._closed_at + self._patience(j, typical) for j in under_way.waiting)
+        self._agenda.at(gives_up, self._give_up, under_way)
+
+    def _patience(self, peer: int, typical: float) -> float:
+        if self._patient:
+            return max(self._bounds.most, self._round_timeout)
+        return self._deadlines.seconds(peer, typical)
+
+    def _give_up(self, under_way: UnderWay) -> None:
+        if self.gone or under_way is not self.under_way or not under_way.waiting:
+            return
+        now, typical = self._agenda.now, self.ledger.typical_round_seconds
+        for j in [j for j in under_way.waiting if now >= self._closed_at + self._patience(j, typical)]:
+            under_way.lose(j, "deadline", now)
+            self.talk.missed(j)
+            tells = now + self._world.links.latency(self.peer, j)
+            self._agenda.at(tells, self._world.peer(j).lost_edge, self.peer, under_way.key, "declined")
+        self._settle()
+
+    def _finish(self, under_way: UnderWay) -> None:
+        if self.gone or under_way is not self.under_way:
+            return
+        now = self._agenda.now
+        if not self._patient:
+            for j in under_way.vectors:
+                self._deadlines.observe(j, max(under_way.ends[j] - self._closed_at, 0.0))
+        self._exchanging += now - self._closed_at
+        inbox = Inbox(under_way.vectors, under_way.lost)
+        if not self._both:
+            self._go_on(inbox)
+            return
+        done, self._done = self._done, None
+        assert done is not None
+        self._go_on((done, inbox))
+
+    # words and links
+
+    def _tell(self, to: int, word: Word) -> bool:
+        if self.gone or not self._world.linked(self.peer, to):
+            return False
+        self._agenda.at(
+            self._world.links.word(self.peer, to, self._agenda.now), self._world.peer(to).heard, self.peer, word
+        )
+        return True
+
+    def heard(self, sender: int, word: Word) -> None:
+        """A control word is here."""
+        if self.gone or not self._world.linked(sender, self.peer):
+            return
+        stirs, _ = self.talk.hear(sender, word, self._agenda.now)
+        if stirs and self.talk.is_open:
+            self._decide()
+
+    def link_up(self, other: int) -> None:
+        if not self.gone:
+            self.talk.link_up(other)
+
+    def link_down(self, other: int) -> None:
+        """Its edges are lost at once."""
+        if self.gone:
+            return
+        self.talk.link_down(other)
+        if self.under_way is not None:
+            self.lost_edge(other, self.under_way.key, "link_down")
+        if self.talk.is_open:
+            self._decide()

@@ -1,0 +1,331 @@
+"""A whole cluster in virtual time, from a config to a report."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from peer.accounts.observation import Observation, consensus_distance, mean_model
+from peer.accounts.summary import PeerSummary
+from peer.assembly import (
+    make_algorithm,
+    make_model,
+    make_optimizer,
+    make_policy,
+    make_scenario,
+    make_schedule,
+    make_stragglers,
+    nominal_chunk_seconds,
+)
+from peer.config import TIMING, Config
+from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
+from peer.gossip.delivery import PRESETS
+from peer.gossip.round import RoundReport
+from peer.scenario import Network
+from peer.sim.device import Device, Gradients, NoGradients, RealGradients
+from peer.sim.events import Agenda
+from peer.sim.host import SimPeer
+from peer.sim.network import Links
+from peer.training.accumulator import Accumulator, InFlight, Samples
+from peer.training.chunk import ChunkComputer
+from peer.training.data import SampleStream, partition_dataset
+from peer.training.evaluate import Evaluator
+from peer.training.task import load_task
+
+CHUNK_SECONDS: Final = 0.01
+"""Nominal time of a chunk if neither the config nor the scenario says one."""
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Millions of small values that live long make the cycle collector look at them over and over; a run makes hardly any cycle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _NoOptimizer:
+    def step(self, gradient: Tensor, samples_clock: int) -> None:
+        return None
+
+
+class Simulation:
+    """One run. exact: chunk by chunk as the daemon computes, so that equal rounds give equal bits; else all chunks of a round in one
+    pass where the model has no buffers. num_parameters: size of the vectors of the task `timing`, which has none.
+
+    Raises what `peer.assembly.BAD_INPUT` names.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        exact: bool = False,
+        num_parameters: int = 50_826,
+        progress: Callable[[Simulation], None] = lambda simulation: None,
+    ) -> None:
+        self.config = config
+        self.agenda = Agenda()
+        self.scenario = make_scenario(config)
+        self.schedule = make_schedule(config)
+        self.links = Links(self.scenario.network or Network(), config.peers, self.scenario.partition, config.seed)
+        self.curve: list[Observation] = []
+        self.stop_reason = ""
+        self.seconds_to_target: float | None = None
+        self.error: str | None = None
+        self.evaluator: Evaluator | None = None
+        self.rounds = 0  # of the furthest peer
+        self._progress = progress
+        self._linked: list[set[int]] = [set() for _ in range(config.peers)]
+        self._living = config.peers
+        self._params = torch.zeros(config.peers, 0)
+        self._full_bytes = 4 * num_parameters
+        self._sized = False
+        self.dead: set[int] = set()
+        self._severed: set[tuple[int, int]] = set()
+        self.peers = [
+            SimPeer(
+                i,
+                self,
+                algorithm,
+                device,
+                make_policy(config),
+                in_flight=InFlight(config.in_flight),
+                round_timeout=config.round_timeout,
+                bounds=PRESETS[config.preset],
+            )
+            for i, (algorithm, device) in enumerate(self._made(exact))
+        ]
+
+    # building
+
+    def _made(self, exact: bool) -> list[tuple[Algorithm, Device]]:
+        config = self.config
+        stragglers = make_stragglers(config, self.scenario)
+        chunk_seconds = nominal_chunk_seconds(config, self.scenario) or CHUNK_SECONDS
+        made = []
+        for i, (params, optimizer, gradients) in enumerate(
+            self._nothing() if config.task == TIMING else self._models(exact)
+        ):
+            accumulator = Accumulator(params.numel(), config.chunks, InFlight(config.in_flight))
+            device = Device(gradients, accumulator, stragglers.for_peer(i), chunk_seconds)
+            made.append((make_algorithm(config, i, params, optimizer), device))
+        return made
+
+    def _nothing(self) -> Iterator[tuple[Tensor, Optimizer, Gradients]]:
+        for _ in range(self.config.peers):
+            yield torch.zeros(0), _NoOptimizer(), NoGradients(self.config.chunk_samples)
+
+    def _models(self, exact: bool) -> Iterator[tuple[Tensor, Optimizer, Gradients]]:
+        config = self.config
+        task = load_task(config.task)
+        model = make_model(config, task)
+        data = task.train_data()
+        computer = ChunkComputer(task, make_model(config, task), data)
+        shares = partition_dataset(task, data, config.peers, config.partition, config.alpha, config.seed)
+        self._params = model.vector.repeat(config.peers, 1)
+        self._sized = True
+        self.evaluator = Evaluator(task, config.seed)
+        for i in range(config.peers):
+            stream = SampleStream(shares[i], config.seed, i, config.chunk_samples)
+            fuse = not exact and model.layout.num_buffers == 0
+            optimizer = make_optimizer(config, task, model, self._params[i])
+            yield self._params[i], optimizer, RealGradients(computer, stream, fuse=fuse)
+
+    # the World of the peers
+
+    def peer(self, peer: int) -> SimPeer:
+        return self.peers[peer]
+
+    def linked(self, here: int, there: int) -> bool:
+        return there in self._linked[here]
+
+    def vector_bytes(self, vector: Tensor, atomic: bool) -> int:
+        """4 a float. Vectors of the task `timing` have none: a whole one counts as all parameters, a shard of a ring as its share."""
+        if self._sized:
+            return 4 * vector.numel()
+        return self._full_bytes if atomic else self._full_bytes // self.config.peers
+
+    def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
+        self.rounds = max(self.rounds, peer.round)
+        if self.config.max_rounds is not None and peer.round >= self.config.max_rounds:
+            self._limit(f"{peer.round} rounds are done")
+            peer.leave()
+            self._one_less()
+            return False
+        if self.config.random_graph_every:
+            self._link_up(peer.peer, peer.round)
+        return True
+
+    def broken(self, peer: SimPeer, error: RoundBroken) -> None:
+        """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
+        if not peer.talk.directory.has_left(error.peer):
+            self.error = f"{error}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha"
+        self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs every peer")
+        self.agenda.stopped = True
+
+    # the run
+
+    def run(self) -> None:
+        """Play until the target, a limit, or until nobody is left. Raises TraceEnded."""
+        config, agenda = self.config, self.agenda
+        for i in range(config.peers):
+            self._link_up(i, 0)
+        for crash in self.scenario.crash:
+            agenda.at(crash.at, self._crash, crash.peer)
+        for down, up, pairs in self.links.cuts():
+            agenda.at(down, self._cut, pairs)
+            agenda.at(up, self._heal, pairs)
+        for peer in self.peers:
+            agenda.at(0.0, peer.begin)
+        if self.evaluator is not None:
+            agenda.at(0.0, self._observe)
+        if config.max_seconds is not None:
+            agenda.at(config.max_seconds, self._time_is_up)
+        with _without_garbage_collection():
+            agenda.play()
+        for peer in self.peers:
+            if not peer.gone:
+                peer.vanish()
+        if self.evaluator is not None and (not self.curve or self.curve[-1].seconds < agenda.now):
+            self._look()
+
+    def _observe(self) -> None:
+        """Evaluate the mean model, as the observer of a real run does at the same cadence."""
+        seen = self._look()
+        if self.config.target_loss is not None and seen.loss <= self.config.target_loss:
+            self.seconds_to_target = seen.seconds
+            self._limit(f"target loss {self.config.target_loss:g} reached")
+            self.agenda.stopped = True
+            return
+        if self._living:
+            self.agenda.at(self.agenda.now + self.config.eval_every, self._observe)
+
+    def _look(self) -> Observation:
+        assert self.evaluator is not None
+        models = self.models()
+        mean = mean_model(models)
+        rounds = [peer.round for peer in self.peers]
+        seen = Observation(
+            self.agenda.now,
+            sum(rounds) / len(rounds),
+            self.evaluator.loss(mean),
+            consensus_distance(models, mean),
+            self.samples(),
+        )
+        self.curve.append(seen)
+        self._progress(self)
+        return seen
+
+    def models(self) -> Tensor:
+        """[n, d] of the peers that have not died."""
+        alive = [peer.peer for peer in self.peers if peer.peer not in self.dead]
+        return self._params[alive] if len(alive) < len(self.peers) else self._params
+
+    def samples(self) -> int:
+        """In updates so far, over all peers."""
+        return sum(peer.ledger.samples for peer in self.peers)
+
+    def _time_is_up(self) -> None:
+        self._limit(f"{self.config.max_seconds:g} s are over")
+        self.agenda.stopped = True
+
+    def _limit(self, reason: str) -> None:
+        self.stop_reason = self.stop_reason or reason
+
+    def _one_less(self) -> None:
+        self._living -= 1
+        self.agenda.stopped = self._living == 0
+
+    # links, crashes, cuts
+
+    def _link_up(self, i: int, round: int) -> None:
+        for j in self.schedule.links(round, i):
+            self._link(i, j)
+
+    def _link(self, i: int, j: int) -> None:
+        if j in self._linked[i] or {i, j} & self.dead or (min(i, j), max(i, j)) in self._severed:
+            return
+        self._linked[i].add(j)
+        self._linked[j].add(i)
+        self.peers[i].link_up(j)
+        self.peers[j].link_up(i)
+
+    def _unlink(self, i: int, j: int) -> None:
+        if j not in self._linked[i]:
+            return
+        self._linked[i].discard(j)
+        self._linked[j].discard(i)
+        self.peers[i].link_down(j)
+        self.peers[j].link_down(i)
+
+    def _crash(self, peer: int) -> None:
+        """The process is gone; its neighbours' links break at once."""
+        if self.peers[peer].gone:
+            return
+        self.peers[peer].vanish()
+        self.dead.add(peer)
+        self._one_less()
+        for j in sorted(self._linked[peer]):
+            self._unlink(j, peer)
+
+    def _cut(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self._severed.update(pairs)
+        for i, j in pairs:
+            self._unlink(i, j)
+
+    def _heal(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self._severed.difference_update(pairs)
+        for i in range(self.config.peers):
+            self._link_up(i, self.peers[i].round)
+
+    # what came of it
+
+    def summaries(self) -> list[dict[str, object]]:
+        """One of each peer, with the fields of a real one."""
+        return [
+            PeerSummary.of(peer.ledger, _Trained(peer), {0: peer}, _Lived(peer, self)).as_dict() for peer in self.peers
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A device as a summary sees a trainer."""
+
+    host: SimPeer
+
+    @property
+    def samples(self) -> Samples:
+        return self.host.device.samples
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        computing = self.host.device.seconds_computing
+        return computing, max(self.host.ended_at - computing, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lived:
+    host: SimPeer
+    simulation: Simulation
+
+    @property
+    def peer(self) -> int:
+        return self.host.peer
+
+    @property
+    def stop_reason(self) -> str:
+        return "crashed" if self.host.peer in self.simulation.dead else self.simulation.stop_reason
+
+    def seconds(self) -> float:
+        return self.host.ended_at
