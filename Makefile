@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types contracts unit proto table clean
+.PHONY: run test lint types contracts unit proto table race agreement study clean
 
 run: $(VENV)/run-ready
 	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
@@ -28,9 +28,21 @@ unit: $(VENV)/test-ready
 proto: $(VENV)/test-ready
 	PYTHON=$(BIN)/python sh proto/generate.sh
 
-# the table of the README: 72 runs, about three quarters of an hour at the default chunk-seconds
+# the table of the README: 72 real runs, about an hour on a machine that does nothing else
 table: $(VENV)/run-ready
-	$(BIN)/python bench/straggler_table.py
+	$(BIN)/python bench/straggler_table.py --chunk-seconds 0.03 --parallel 4
+
+# against torch DDP and local SGD over gloo: 32 real runs, most of half an hour
+race: $(VENV)/run-ready
+	$(BIN)/python bench/race.py
+
+# predicted by the simulator against measured: nine real runs
+agreement: $(VENV)/run-ready
+	$(BIN)/python bench/agreement.py
+
+# chunks, closing and in-flight rule over all scenarios, in virtual time
+study: $(VENV)/run-ready
+	$(BIN)/python bench/straggler_study.py
 
 $(VENV)/run-ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("grapevine needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

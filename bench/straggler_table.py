@@ -4,8 +4,9 @@
 
 Each run is a real cluster of 8 processes over gRPC on this machine, with emulated compute (a chunk sleeps its nominal time). Each
 cell is the median over seeds; the reference is the same algorithm with `barrier`, in the same run of this script.
-Runs whose peers mostly sleep (barrier with a straggler) may go side by side: `--parallel` says how many, at most; the machine's load
-is printed beside the table, and cells without waiting always run alone. Finished runs are kept in OUT, so an interrupted bench resumes.
+Runs whose peers mostly sleep (barrier with a straggler) may go side by side: `--parallel` says how many, at most; the machine's
+load is printed beside the table. All others run alone, or `--parallel-awake` at a time, which slows them down a little.
+Finished runs are kept in OUT, so an interrupted bench resumes.
 """
 
 from __future__ import annotations
@@ -109,9 +110,8 @@ def measure(cells: list[Cell], arguments: argparse.Namespace) -> dict[str, dict[
     asleep = [cell for cell in cells if cell.mostly_asleep]
     with ThreadPoolExecutor(arguments.parallel) as pool:
         list(pool.map(one, sorted(asleep, key=lambda cell: cell.scenario != "0=10x")))  # the longest first
-    for cell in cells:
-        if not cell.mostly_asleep:
-            one(cell)
+    with ThreadPoolExecutor(arguments.parallel_awake) as pool:
+        list(pool.map(one, [cell for cell in cells if not cell.mostly_asleep]))
     return results
 
 
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--target-loss", type=float, default=0.1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--parallel-awake", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/straggler_table.json"))
     parser.add_argument("extra", nargs="*", help="further options of `grapevine up`, after --")
     arguments = parser.parse_args()

@@ -45,7 +45,8 @@ def test_every_option_in_the_readme_exists() -> None:
     from peer.config import Config, flag
 
     known = {flag(name) for name in Config.model_fields} | {"--config", "--json", "--address"}
-    known |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / "bench" / "straggler_table.py").read_text()))
+    for source in ("bench/straggler_table.py", "bench/race.py", "bench/agreement.py", "peer/cli/app.py"):
+        known |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / source).read_text()))
     assert set(re.findall(r"(?<![\w-])--[a-z-]+[a-z]", README)) <= known
 
 
@@ -73,8 +74,8 @@ def test_the_cluster_commands_of_the_readme_run(words: list[str]) -> None:
     assert "wall time" in done.stdout
 
 
-@pytest.mark.parametrize("words", [c for c in commands() if c[0] in ("plan", "init")], ids=" ".join)
-def test_the_commands_of_the_readme_that_start_nothing_run(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [c for c in commands() if c[0] in ("plan", "init", "simulate", "compare")], ids=" ".join)
+def test_the_commands_of_the_readme_that_start_no_peers_run(words: list[str], tmp_path: Path) -> None:
     done = typed(words, tmp_path)
     assert done.returncode == 0, done.stderr
 

@@ -65,10 +65,10 @@ def up(config: Config) -> None:
     from peer.cluster.forkserver import start_early
 
     start_early()
+    from peer.accounts.report import write_report
     from peer.cluster import up as cluster
     from peer.cluster.launcher import Interrupted
     from peer.cluster.live import describe, summary
-    from peer.cluster.report import write_report
     from peer.daemon.process import log_to_stderr, run_loop
 
     log_to_stderr(config)
@@ -101,6 +101,40 @@ def simulate(
     from peer.cli.simulate import run_simulation
 
     run_simulation(config, console, exact=exact, num_parameters=parameters)
+
+
+@app.command()
+@with_options(all_but(*NETWORK_OPTIONS, "algorithm", "closing", "scenario", "report", "nonfinite_limit"))
+def compare(
+    config: Config,
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", help="Name or TOML file; may be repeated", show_default="none")
+    ] = None,
+    algorithms: Annotated[str, typer.Option("--algorithms", help="Comma-separated")] = "ring-all-reduce,dpsgd,matcha",
+    closings: Annotated[str, typer.Option("--closings", help="Comma-separated")] = "barrier,first",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each cell, from --seed on")] = 3,
+    simulated: Annotated[bool, typer.Option("--simulate", help="In virtual time instead of real processes")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished cells in --out")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report")] = Path("comparison"),
+) -> None:
+    """Play a matrix of scenarios, algorithms and closings, and write a report with plots."""
+    from peer.cli.compare import run_comparison
+
+    run_comparison(
+        config,
+        console,
+        scenarios=scenario or ["none"],
+        algorithms=_names(algorithms),
+        closings=_names(closings),
+        seeds=seeds,
+        simulated=simulated,
+        resume=resume,
+        out=out,
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @app.command()

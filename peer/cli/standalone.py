@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from peer.accounts.report import write_report
 from peer.accounts.summary import PeerSummary
 from peer.cluster.observer import loss_of
-from peer.cluster.report import write_report
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import fixed_addresses, log_to_stderr, run_loop, serve, stop_on_signals

@@ -15,18 +15,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peer.assembly import BAD_INPUT, make_schedule
+from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
-from peer.cluster.report import Run, make_report
+from peer.accounts.report import Run, make_report
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
-from peer.training.stragglers import parse as parse_stragglers
 from peer.training.task import Task, build_model, load_task
 from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import State
@@ -62,7 +61,7 @@ def check(config: Config) -> Checked:
                 "start lower, or give 0 for any free ones"
             )
         make_schedule(config)
-        parse_stragglers(config.straggler, config.peers, config.seed)
+        make_stragglers(config, make_real_scenario(config))
         task = load_task(config.task)
         partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)
         model = FlatModel(build_model(task, config.seed))

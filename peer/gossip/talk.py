@@ -158,7 +158,8 @@ class Talk:
         if word.kind is WordKind.CLOSED:
             if word.origin == sender and word.round + STALE_ROUNDS < self.round:
                 self._tell_newest(sender)
-            return True, self._closed(word, sender, now)
+            why = self._closed(word, sender, now)
+            return why in ("new", "future"), why
         if word.kind is WordKind.READY:
             news = self.flood.note_ready(word.origin)
         elif word.kind is WordKind.LEAVING:

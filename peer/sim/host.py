@@ -33,7 +33,8 @@ class World(Protocol):
 
     def peer(self, peer: int) -> SimPeer: ...
 
-    def linked(self, here: int, there: int) -> bool: ...
+    def links_of(self, peer: int) -> set[int]:
+        """Peers to which its links are up; always the same set, kept up to date."""
 
     def vector_bytes(self, vector: Tensor, atomic: bool) -> int: ...
 
@@ -59,6 +60,7 @@ class SimPeer:
         "_early",
         "_exchanging",
         "_in_flight",
+        "_linked_to",
         "_inboxes",
         "_opened_at",
         "_patient",
@@ -105,6 +107,7 @@ class SimPeer:
         self.bytes_received = 0
         self._world = world
         self._agenda = world.agenda
+        self._linked_to = world.links_of(peer)
         self._in_flight = in_flight
         self._round_timeout = round_timeout
         self._bounds = bounds
@@ -259,7 +262,7 @@ class SimPeer:
         missing = HAVE | VOTE if effect.atomic else HAVE
         for j in effect.receive if effect.atomic else sorted({*effect.send, *effect.receive}):
             takes_part, why = self.talk.directory.takes_part(j, round)
-            if not takes_part or not world.linked(self.peer, j):
+            if not takes_part or j not in self._linked_to:
                 under_way.lost[j] = "link_down" if takes_part else why
                 if takes_part:
                     self.talk.missed(j)
@@ -284,7 +287,7 @@ class SimPeer:
 
     def arrived(self, sender: int, key: Key, vector: Tensor, num_bytes: int) -> None:
         """A payload is here."""
-        if not self._world.linked(sender, self.peer):
+        if sender not in self._linked_to:
             return
         if self.gone:
             self._refuse(sender, key, "left")
@@ -396,7 +399,7 @@ class SimPeer:
     # words and links
 
     def _tell(self, to: int, word: Word) -> bool:
-        if self.gone or not self._world.linked(self.peer, to):
+        if self.gone or to not in self._linked_to:
             return False
         self._agenda.at(
             self._world.links.word(self.peer, to, self._agenda.now), self._world.peer(to).heard, self.peer, word
@@ -405,7 +408,7 @@ class SimPeer:
 
     def heard(self, sender: int, word: Word) -> None:
         """A control word is here."""
-        if self.gone or not self._world.linked(sender, self.peer):
+        if self.gone or sender not in self._linked_to:
             return
         stirs, _ = self.talk.hear(sender, word, self._agenda.now)
         if stirs and self.talk.is_open:

@@ -147,8 +147,8 @@ class Simulation:
     def peer(self, peer: int) -> SimPeer:
         return self.peers[peer]
 
-    def linked(self, here: int, there: int) -> bool:
-        return there in self._linked[here]
+    def links_of(self, peer: int) -> set[int]:
+        return self._linked[peer]
 
     def vector_bytes(self, vector: Tensor, atomic: bool) -> int:
         """4 a float. Vectors of the task `timing` have none: a whole one counts as all parameters, a shard of a ring as its share."""

@@ -8,6 +8,7 @@ A spec is `peers=effect`. Peers: `all`, or numbers and ranges such as `0`, `1,2`
     shifted-exp:0.5,2  times 0.5 + Exp(mean 2), one draw per peer and round
     chunk-exp:1.0      times Exp(mean 1.0), one draw per chunk
     pareto:2           times Pareto(shape 2, minimum 1), one draw per peer and round; mean a / (a - 1) for a > 1
+    jitter:0.01        times 1 + Uniform(0, 0.01), one draw per peer and round: what real devices that are alike do
     bimodal:0.1,10     10 times as long with probability 0.1, one draw per peer and round
     trace:FILE         as long as was measured: the file has the seconds of a chunk in each line, # begins a comment
     pause:30s@20s      nothing is computed for 30 s, from 20 s after the run's start (units ms, s, m)
@@ -74,6 +75,8 @@ class Draw:
                 return self.first - self.second * math.log1p(-uniform)
             case "chunk-exp":
                 return -self.first * math.log1p(-uniform)
+            case "jitter":
+                return 1.0 + self.first * uniform
             case "pareto":
                 return float((1.0 - uniform) ** (-1.0 / self.first))
             case _:  # bimodal
@@ -203,7 +206,7 @@ def _slowed(peer: Slowness, spec: str, effect: str, place: float) -> Slowness:
 
 
 def _draw(spec: str, effect: str) -> Draw:
-    if one := re.fullmatch(rf"(exp|chunk-exp|pareto):{_NUMBER}", effect, re.ASCII):
+    if one := re.fullmatch(rf"(exp|chunk-exp|pareto|jitter):{_NUMBER}", effect, re.ASCII):
         return Draw(one[1], _above_zero(spec, one[2]))
     if two := re.fullmatch(rf"(shifted-exp|bimodal):{_NUMBER},{_NUMBER}", effect, re.ASCII):
         if two[1] == "bimodal" and float(two[2]) > 1:

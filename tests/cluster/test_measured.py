@@ -13,10 +13,10 @@ from rich.console import Console
 from torch import Tensor
 
 from peer.accounts.observation import Observation
+from peer.accounts.report import Run, make_report, write_report
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import PlainView, summary
 from peer.cluster.observer import Observer
-from peer.cluster.report import Run, make_report, write_report
 from peer.cluster.up import _last_word, _watch
 from peer.config import validated
 from peer.exit_codes import ExitCode, Fatal

@@ -28,6 +28,7 @@ def test_constant_factors_by_peer_range_and_list() -> None:
         ("all=shifted-exp:0.5,2", 2.5, 2.0, 0.5),
         ("all=chunk-exp:3", 3.0, 3.0, 0.0),
         ("all=bimodal:0.1,10", 1.9, 2.7, 1.0),
+        ("all=jitter:0.5", 1.25, 0.15, 1.0),
     ],
 )
 def test_random_factors_have_the_told_mean_and_minimum(spec: str, mean: float, deviation: float, least: float) -> None:

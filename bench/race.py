@@ -1,0 +1,201 @@
+"""The race: the same training by torch DDP, by local SGD and by Grapevine, side by side.
+
+    python bench/race.py [--chunk-seconds 0.03] [--lr 0.3] [--peers 4 8] [--parallel 8] [--out bench/results/race.json]
+
+Everything is equal but the method: task, data and its order, starting parameters, batch, learning rate, emulated devices (bench/rivals.py
+says how the torch side is written). Seconds until the training loss of the (mean) model is 0.1, its test accuracy then, processor
+seconds and peak resident memory of all processes of the run, Grapevine's launcher and observer and the rivals' judge included.
+
+Runs of the rivals with a straggler mostly sleep, and may go side by side (`--parallel`); all others run alone, one after the other.
+Finished runs are kept in OUT, so an interrupted race goes on. hivemind takes part when it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Footprint:
+    """cpu_seconds: of all processes seen, as they were last. peak_bytes: most resident memory of all together at one sample; pages that
+    forked processes share count once for each, as the operating system tells it. A process that lives between two samples is missed."""
+
+    root: int
+    every_seconds: float = 0.2
+    peak_bytes: int = 0
+    _cpu: dict[int, float] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Footprint:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self._cpu.values())
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.every_seconds):
+            self._sample()
+
+    def _sample(self) -> None:
+        children: dict[int, list[int]] = {}
+        facts: dict[int, tuple[float, int]] = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            pid = int(entry.name)
+            children.setdefault(int(words[1]), []).append(pid)
+            facts[pid] = ((int(words[11]) + int(words[12])) / TICK, int(words[21]) * PAGE)
+        resident, border = 0, [self.root]
+        while border:
+            pid = border.pop()
+            border += children.get(pid, [])
+            if pid in facts:
+                self._cpu[pid], resident = facts[pid][0], resident + facts[pid][1]
+        self.peak_bytes = max(self.peak_bytes, resident)
+
+
+SCENARIOS = ("none", "one-4x", "one-10x", "exp")
+RIVALS = ("ddp", "local-sgd")
+OURS = ("ring-all-reduce", "dpsgd")
+HERE = Path(__file__).parent
+
+
+def command(method: str, peers: int, scenario: str, a: argparse.Namespace, out: Path) -> list[str]:
+    common = ["--peers", str(peers), "--scenario", scenario, "--chunk-seconds", str(a.chunk_seconds), "--lr", str(a.lr)]
+    common += ["--target-loss", str(a.target_loss), "--seed", str(a.seed)]
+    if method in RIVALS:
+        return [sys.executable, str(HERE / "rivals.py"), method, *common, "--out", str(out)]
+    return [
+        sys.executable,
+        "-m",
+        "peer",
+        "up",
+        "--algorithm",
+        method,
+        *common,
+        "--metrics-port",
+        "-1",
+        "--max-seconds",
+        "900",
+        "--report",
+        str(out),
+    ]
+
+
+def run(method: str, peers: int, scenario: str, a: argparse.Namespace) -> dict[str, Any]:
+    """One training; what the table needs of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command(method, peers, scenario, a, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        with Footprint(process.pid) as footprint:
+            said, _ = process.communicate()
+        if process.returncode != 0 or not out.exists():
+            raise SystemExit(f"{method} {peers} {scenario}: exit {process.returncode}\n{said}")
+        full = json.loads(out.read_text())
+    result = {name: full[name] for name in ("seconds_to_target", "test_accuracy")}
+    result |= {
+        "steps": full.get("steps", full.get("rounds")),
+        "cpu_seconds": footprint.cpu_seconds,
+        "peak_bytes": footprint.peak_bytes,
+    }
+    result |= {"load": os.getloadavg()[0], "took": time.monotonic() - started}
+    print(
+        f"{method:16s} {peers} {scenario:8s} {result['seconds_to_target']:7.1f} s  {result['steps']:5d} steps  "
+        f"accuracy {result['test_accuracy']:.3f}  "
+        f"cpu {result['cpu_seconds']:6.1f} s  memory {result['peak_bytes'] / 2**30:.1f} GiB  load {result['load']:.1f}",
+        flush=True,
+    )
+    return result
+
+
+def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    results: dict[str, dict[str, Any]] = json.loads(a.out.read_text())["runs"] if a.out.exists() else {}
+
+    def one(entry: tuple[str, int, str]) -> None:
+        key = "{} {} {}".format(*entry)
+        if key not in results:
+            results[key] = run(*entry, a)
+            settings = {name: getattr(a, name) for name in ("chunk_seconds", "lr", "target_loss", "seed")}
+            a.out.write_text(json.dumps({"settings": settings, "runs": results}, indent=1) + "\n")
+
+    entries = [(method, peers, scenario) for peers in a.peers for scenario in SCENARIOS for method in (*RIVALS, *OURS)]
+    asleep = [entry for entry in entries if entry[0] in RIVALS and entry[2] != "none"]
+    with ThreadPoolExecutor(a.parallel) as pool:
+        list(pool.map(one, sorted(asleep, key=lambda entry: entry[2] != "one-10x")))
+    for entry in entries:
+        if entry not in asleep:
+            one(entry)
+    return results
+
+
+def table(results: dict[str, dict[str, Any]], peers_list: list[int]) -> str:
+    """Markdown: seconds, and how many times faster the better of ours is than each rival."""
+    head = ["processes", "method", *SCENARIOS, "accuracy", "cpu s", "memory"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for peers in peers_list:
+        seconds = {
+            (m, s): results[f"{m} {peers} {s}"]["seconds_to_target"] for m in (*RIVALS, *OURS) for s in SCENARIOS
+        }
+        for method in (*RIVALS, *OURS):
+            runs = [results[f"{method} {peers} {s}"] for s in SCENARIOS]
+            accuracy = min(r["test_accuracy"] for r in runs)
+            cells = " | ".join(f"{seconds[method, s]:.1f} s" for s in SCENARIOS)
+            cpu, memory = max(r["cpu_seconds"] for r in runs), max(r["peak_bytes"] for r in runs) / 2**30
+            lines.append(f"| {peers} | {method} | {cells} | {accuracy:.3f} | {cpu:.0f} | {memory:.1f} GiB |")
+        for rival in RIVALS:
+            for ours in OURS:
+                ratios = " | ".join(f"**{seconds[rival, s] / seconds[ours, s]:.2f}x**" for s in SCENARIOS)
+                lines.append(f"| {peers} | {ours} against {rival} | {ratios} | | | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--chunk-seconds", type=float, default=0.03)
+    parser.add_argument("--lr", type=float, default=0.3)
+    parser.add_argument("--target-loss", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "race.json")
+    a = parser.parse_args()
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    results = measure(a)
+    print()
+    print(table(results, a.peers))
+    if importlib.util.find_spec("hivemind") is None:
+        print("\nhivemind is not installed and did not take part.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Plays the matrix: cell by cell as real processes, or several at once in virtual time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from peer.compare.results import Cell, Result, load, save
+from peer.compare.theory import theory
+from peer.config import ENV_ALIASES, ENV_PREFIX, Config, ConfigError, flag, validated
+from peer.exit_codes import ExitCode, Fatal
+
+#: Options whose flag is in the singular because it repeats, and those that a cell or the comparison itself decides.
+_SINGULAR = {"addresses": "--address"}
+_DECIDED = {"report", "peer", "listen", "addresses"}
+
+
+def config_of(cell: Cell, base: Config) -> Config:
+    """The config of one cell. Raises ConfigError."""
+    update = {
+        "scenario": cell.scenario,
+        "algorithm": cell.algorithm,
+        "closing": cell.closing,
+        "seed": base.seed + cell.seed,
+    }
+    return validated({**base.model_dump(), **update, "report": None})
+
+
+def command_line(config: Config) -> list[str]:
+    """The options that make this config out of the defaults."""
+    words: list[str] = []
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        if name in _DECIDED or value == field.default:
+            continue
+        spelled = _SINGULAR.get(name, flag(name))
+        if isinstance(value, bool):
+            words.append(spelled if value else f"--no-{spelled.removeprefix('--')}")
+            continue
+        for entry in value if isinstance(value, tuple) else (value,):
+            words += [spelled, str(entry)]
+    return words
+
+
+def play_really(config: Config) -> dict[str, Any]:
+    """Run `grapevine up` and return its report. Raises Fatal with its sentence."""
+    with tempfile.TemporaryDirectory(prefix="grapevine-compare-") as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "peer", "up", *command_line(config), "--report", str(report)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean_environment())
+        if done.returncode == ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        if done.returncode != 0 or not report.exists():
+            last = (done.stderr.strip().splitlines() or ["it ended before training began"])[-1]
+            raise Fatal(
+                ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.BUG,
+                last.removeprefix("grapevine: "),
+            )
+        content: dict[str, Any] = json.loads(report.read_text())
+        return content
+
+
+def play_virtually(config: Config) -> dict[str, Any]:
+    """Simulate it. Raises Fatal."""
+    from peer.sim.play import simulate
+
+    return simulate(config)
+
+
+def play(
+    cells: Sequence[Cell], base: Config, folder: Path, *, simulated: bool, done: Callable[[Result], None]
+) -> list[Result]:
+    """All cells, those first that are finished already. Each is kept in `folder` as soon as it is there. Raises Fatal."""
+    results: dict[Cell, Result] = {}
+    for cell in cells:
+        if (kept := load(cell, folder)) is not None:
+            results[cell] = kept
+            done(kept)
+    missing = [cell for cell in cells if cell not in results]
+    played = _virtual(missing, base) if simulated else _real(missing, base)
+    for cell, report in played:
+        result = results[cell] = Result(cell, report, theory(config_of(cell, base), report, _default_chunk(simulated)))
+        save(result, folder)
+        done(result)
+    return [results[cell] for cell in cells]
+
+
+def _default_chunk(simulated: bool) -> float:
+    from peer.sim.simulator import CHUNK_SECONDS
+
+    return CHUNK_SECONDS if simulated else 0.0
+
+
+def _real(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """One after the other: they would slow each other down."""
+    for cell in cells:
+        yield cell, play_really(config_of(cell, base))
+
+
+def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """As many at once as there are processors: virtual time does not mind."""
+    if not cells:
+        return
+    with get_context("spawn").Pool(min(os.cpu_count() or 1, len(cells)), initializer=_ignore_interrupts) as pool:
+        yield from pool.imap_unordered(_virtually, [(cell, config_of(cell, base)) for cell in cells])
+
+
+def _virtually(entry: tuple[Cell, Config]) -> tuple[Cell, dict[str, Any]]:
+    cell, config = entry
+    return cell, play_virtually(config)
+
+
+def _ignore_interrupts() -> None:
+    """ctrl-C reaches the whole process group; the parent decides, and ends the pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def open_folder(folder: Path, base: Config, *, simulated: bool, resume: bool) -> None:
+    """Make the folder of a comparison, or go on with one that was made with the same settings. Raises ConfigError."""
+    settings = {**base.model_dump(mode="json", exclude=_DECIDED), "simulated": simulated}
+    path = folder / "settings.json"
+    if any((folder / "cells").glob("*.json")):
+        if not resume:
+            raise ConfigError(
+                f"--out: {folder} holds finished cells already; add --resume to go on, or choose another folder"
+            )
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError):
+            raise ConfigError(
+                f"--resume: {path} can't be read, so it is not known what {folder} was made with"
+            ) from None
+        for name, value in settings.items():
+            if before.get(name) != value:
+                told = f"{folder} was made with {flag(name)} {before.get(name)}, not {value}"
+                raise ConfigError(f"--resume: {told}; give the same options or choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--out: can't write to {folder}: {error.strerror}") from None
+
+
+def _clean_environment() -> dict[str, str]:
+    """Options come by the command line alone."""
+    ours = {*ENV_ALIASES.values()}
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX) and name not in ours}

@@ -1,0 +1,75 @@
+"""Scenarios with real processes: scripted deaths, and a slow network between them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+
+def up(folder: Path, scenario: str, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    file, report = folder / "scenario.toml", folder / "report.json"
+    file.write_text(scenario)
+    command = [
+        sys.executable,
+        "-m",
+        "peer",
+        "up",
+        "--scenario",
+        str(file),
+        "--report",
+        str(report),
+        "--metrics-port",
+        "-1",
+        *words,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return done, json.loads(report.read_text())
+
+
+def test_a_peer_dies_at_the_time_in_the_script_and_the_others_go_on(tmp_path: Path) -> None:
+    crash = "[[crash]]\npeer = 2\nat = '500ms'\n"
+    done, report = up(tmp_path, crash, "--peers", "4", "--chunk-seconds", "0.01", "--max-rounds", "25")
+    assert done.returncode == 0, done.stderr
+    assert [peer["peer"] for peer in report["peers"]] == [0, 1, 3]
+    assert all(peer["rounds"] == 25 for peer in report["peers"])
+    for peer in report["peers"]:
+        assert bool(peer["edges_lost"]) == (peer["peer"] in (1, 3))
+
+
+def test_a_slow_network_costs_a_ring_its_latency_in_every_phase(tmp_path: Path) -> None:
+    """Four peers, six phases of 30 ms: 0.18 s a round, though computing takes next to nothing."""
+    slow = "[network]\nlatency = '30ms'\nbandwidth = '1Gbit/s'\n"
+    words = (
+        "--peers",
+        "4",
+        "--algorithm",
+        "ring-all-reduce",
+        "--closing",
+        "barrier",
+        "--chunk-seconds",
+        "0.001",
+        "--max-rounds",
+        "8",
+    )
+    done, report = up(tmp_path, slow, *words)
+    assert done.returncode == 0, done.stderr
+    for peer in report["peers"]:
+        assert len(peer["timeline"]) == 8
+        assert peer["timeline"][-1][-1] >= 8 * 6 * 0.03 - 0.03, "a pass needs six messages, one after the other"
+
+
+def test_what_only_a_simulator_can_play_is_refused_before_a_process_starts(tmp_path: Path) -> None:
+    file = tmp_path / "cut.toml"
+    file.write_text("[[partition]]\npeers = [0]\nat = 1\nuntil = 2\n")
+    command = [sys.executable, "-m", "peer", "up", "--scenario", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("has a partition, which only `grapevine simulate` can play")
+    assert "listens" not in done.stdout
