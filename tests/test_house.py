@@ -74,7 +74,9 @@ def test_the_cluster_commands_of_the_readme_run(words: list[str]) -> None:
     assert "wall time" in done.stdout
 
 
-@pytest.mark.parametrize("words", [c for c in commands() if c[0] in ("plan", "init", "simulate", "compare")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [c for c in commands() if c[0] in ("plan", "init", "simulate", "compare")], ids=" ".join
+)
 def test_the_commands_of_the_readme_that_start_no_peers_run(words: list[str], tmp_path: Path) -> None:
     done = typed(words, tmp_path)
     assert done.returncode == 0, done.stderr

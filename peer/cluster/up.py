@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from peer.accounts.report import Run, make_report
 from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
-from peer.accounts.report import Run, make_report
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from peer.training.data import partition_dataset

@@ -60,8 +60,8 @@ class SimPeer:
         "_early",
         "_exchanging",
         "_in_flight",
-        "_linked_to",
         "_inboxes",
+        "_linked_to",
         "_opened_at",
         "_patient",
         "_plan",
@@ -255,7 +255,7 @@ class SimPeer:
     # exchange
 
     def _open(self, effect: Exchange) -> None:
-        now, round, world = self._agenda.now, self.round, self._world
+        now, round = self._agenda.now, self.round
         key = (round, effect.phase)
         under_way = self.under_way = UnderWay(key, effect, now)
         early = self._early.pop(key, None) if self._early else None
