@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Grapevine
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for folder in ("peer", "topology") for p in (ROOT / folder).rglob("*.py") if "wire" not in p.parts]
@@ -66,38 +66,41 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("words", [c for c in commands() if c[0] == "up"], ids=" ".join)
-def test_the_cluster_commands_of_the_readme_run(words: list[str]) -> None:
+def test_the_cluster_commands_of_the_readme_run(
+    words: list[str], grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For three rounds."""
-    limited = [sys.executable, "-m", "peer", *words, "--max-rounds", "3"]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=55, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "wall time" in done.stdout
+    monkeypatch.chdir(ROOT)
+    done = grapevine(*words, "--max-rounds", "3")
+    assert done.code == 0, done.err
+    assert "wall time" in done.out
 
 
 @pytest.mark.parametrize(
     "words", [c for c in commands() if c[0] in ("plan", "init", "simulate", "compare")], ids=" ".join
 )
-def test_the_commands_of_the_readme_that_start_no_peers_run(words: list[str], tmp_path: Path) -> None:
-    done = typed(words, tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_the_commands_of_the_readme_that_start_no_peers_run(
+    words: list[str], grapevine: Grapevine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainings for three rounds."""
+    monkeypatch.chdir(tmp_path)
+    done = grapevine(*words, *(["--max-rounds", "3"] if words[0] in ("simulate", "compare") else []))
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("words", [c for c in commands() if c[0] in ("peer", "status")], ids=" ".join)
-def test_the_commands_of_the_readme_that_need_others_miss_them(words: list[str], tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_that_need_others_miss_them(
+    words: list[str], grapevine: Grapevine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With loopback addresses: nobody else is there, or the id is not among the two of the example."""
     (tmp_path / "peer.toml").write_text(toml_of_the_readme().replace("10.0.0.", "127.0.0."))
     words = [word.replace("10.0.0.", "127.0.0.").replace("HOST:PORT", "127.0.0.1:1") for word in words]
     if words[0] == "peer":
         words += ["--start-timeout", "0.3", "--metrics-port", "-1"]
-    done = typed(words, tmp_path)
-    assert done.returncode == (2 if "3" in words else 4), done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def typed(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "peer", *words], capture_output=True, text=True, timeout=55, check=False, cwd=folder
-    )
+    monkeypatch.chdir(tmp_path)
+    done = grapevine(*words)
+    assert done.code == (2 if "3" in words else 4), done.err
+    assert "Traceback" not in done.err
 
 
 def toml_of_the_readme() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +30,7 @@ console = Console(highlight=False)
 
 def main() -> None:
     """Run the command line; every known error is one sentence on stderr and a documented exit code."""
+    atexit.register(gc.freeze)  # torch's modules live to the end: walking through them once more takes most of a second
     try:
         app()
     except Fatal as fatal:
@@ -118,6 +121,10 @@ def compare(
     out: Annotated[Path, typer.Option("--out", help="Folder for the report")] = Path("comparison"),
 ) -> None:
     """Play a matrix of scenarios, algorithms and closings, and write a report with plots."""
+    if simulated:
+        from peer.cluster.forkserver import start_early
+
+        start_early()
     from peer.cli.compare import run_comparison
 
     run_comparison(

@@ -18,8 +18,8 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TOP_PAD_": "16777216",
 }
-#: torch._dynamo is imported by the first optimizer step, a second of work that peers would do one by one.
-PRELOAD = ["peer.cli.app", "peer.cluster.child", "peer.training.tasks.digits", "torch._dynamo"]
+#: torch._dynamo is imported by the first optimizer step, a second of work that peers would do one by one. frozen comes last.
+PRELOAD = ["peer.cli.app", "peer.cluster.child", "peer.training.tasks.digits", "torch._dynamo", "peer.cluster.frozen"]
 
 
 def context() -> ForkServerContext:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from peer.cluster.forkserver import context
 from peer.compare.results import Cell, Result, load, save
 from peer.compare.theory import theory
 from peer.config import ENV_ALIASES, ENV_PREFIX, Config, ConfigError, flag, validated
@@ -109,7 +109,7 @@ def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[s
     """As many at once as there are processors: virtual time does not mind."""
     if not cells:
         return
-    with get_context("spawn").Pool(min(os.cpu_count() or 1, len(cells)), initializer=_ignore_interrupts) as pool:
+    with context().Pool(min(os.cpu_count() or 1, len(cells)), initializer=_ignore_interrupts) as pool:
         yield from pool.imap_unordered(_virtually, [(cell, config_of(cell, base)) for cell in cells])
 
 

@@ -212,21 +212,21 @@ def spread_text(entry: Summary) -> str:
 
 
 def summary_lines(results: Sequence[Result]) -> Table:
-    """For the terminal: one line a scenario and method."""
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("scenario")
-    table.add_column("method", no_wrap=True)
-    for name in ("to target", "min – max", "speed-up", "accuracy", "idle", "of ceiling"):
+    """For the terminal, in 80 columns: a heading a scenario, a line a method."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    entries = summarise(results)
+    spread = any(entry.seeds > 1 for entry in entries)
+    table.add_column("", no_wrap=True)
+    for name in ("to target", *(["min – max"] if spread else []), "speed-up", "accuracy", "idle", "ceiling"):
         table.add_column(name, justify="right")
     before = None
-    for entry in summarise(results):
-        if before not in (None, entry.scenario):
-            table.add_section()
-            table.add_row()
-        cells = [Text(entry.scenario if entry.scenario != before else ""), Text(entry.label)]
+    for entry in entries:
+        if entry.scenario != before:
+            table.add_row(Text(entry.scenario, style="bold"))
         style = "bold green" if (entry.speed_up or 0) > 1.05 else ""
+        cells = [Text(f"  {entry.label}")]
         cells += [Text(seconds_text(entry.seconds), style="yellow" if entry.seconds is None else "")]
-        cells += [Text(spread_text(entry), style="dim")]
+        cells += [Text(spread_text(entry), style="dim")] if spread else []
         cells += [Text(factor_text(entry.speed_up, at_least=entry.at_least), style=style)]
         shares = (entry.test_accuracy, entry.idle_fraction, entry.share_of_ceiling)
         table.add_row(*cells, *[Text(share_text(share)) for share in shares])

@@ -5,51 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from peer import __version__
-from peer.cli import app as app_module
+from tests.conftest import Grapevine
 
 GRAPH_0 = [[[1, 5], [6, 7], [0, 4], [2, 3]], [[1, 7], [3, 6]], [[1, 0], [3, 7], [5, 6]], [[1, 2], [7, 0]], [[3, 1]]]
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def grapevine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Types `grapevine WORDS` in an empty folder; no peer process is started."""
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No peer process is started here either."""
     monkeypatch.setattr("peer.cluster.forkserver.start_early", lambda: None)
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["grapevine", *words])
-        app_module.console.file = sys.stdout
-        with pytest.raises(SystemExit) as ended:
-            app_module.main()
-        out, err = capsys.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
 
-    return run
-
-
-def test_plan_as_json_has_the_reference_numbers(grapevine: Run, tmp_path: Path) -> None:
+def test_plan_as_json_has_the_reference_numbers(grapevine: Grapevine, tmp_path: Path) -> None:
     path = tmp_path / "graph.json"
     path.write_text(json.dumps(GRAPH_0))
     done = grapevine("plan", "--topology", str(path), "--budget", "0.5", "--json")
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
     assert facts["lambda2"] == pytest.approx(0.561202, abs=1e-4)
     assert facts["alpha"] == pytest.approx(0.39643, abs=1e-4)
     assert facts["rho"] == pytest.approx(0.64398, abs=1e-4)
@@ -57,11 +35,11 @@ def test_plan_as_json_has_the_reference_numbers(grapevine: Run, tmp_path: Path) 
     assert (facts["num_peers"], facts["num_edges"]) == (8, 12)
 
 
-def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Run) -> None:
+def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Grapevine) -> None:
     done = grapevine("plan", "--topology", "torus", "--peers", "16", "--rounds", "10")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     for word in ("torus, 16 peers, 32 edges", "rho", "rounds 0 .. 9", "█", "talking at once"):
-        assert word in done.stdout
+        assert word in done.out
 
 
 @pytest.mark.parametrize(
@@ -95,32 +73,34 @@ def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Run) -> None:
         (["up", "--config", "missing.toml"], 2, "grapevine init"),
     ],
 )
-def test_bad_input_is_one_sentence_and_an_exit_code(grapevine: Run, words: list[str], code: int, sentence: str) -> None:
+def test_bad_input_is_one_sentence_and_an_exit_code(
+    grapevine: Grapevine, words: list[str], code: int, sentence: str
+) -> None:
     done = grapevine(*words)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.code == code, done.out + done.err
+    assert sentence in done.err
+    assert "Traceback" not in done.err
+    assert done.err.count("\n") == 1
 
 
-def test_init_writes_a_config_that_up_understands(grapevine: Run) -> None:
-    assert grapevine("init").returncode == 0
+def test_init_writes_a_config_that_up_understands(grapevine: Grapevine) -> None:
+    assert grapevine("init").code == 0
     again = grapevine("init")
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert (again.code, "exists already" in again.err) == (2, True)
     done = grapevine("up", "--config", "grapevine.toml", "--topology", "rign")
-    assert "did you mean ring?" in done.stderr
+    assert "did you mean ring?" in done.err
 
 
 def test_help_names_every_command_and_the_environment_is_checked(
-    grapevine: Run, monkeypatch: pytest.MonkeyPatch
+    grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = grapevine("--help")
-    assert done.returncode == 0
+    assert done.code == 0
     for command in ("up", "peer", "plan", "status", "init"):
-        assert command in done.stdout
+        assert command in done.out
     monkeypatch.setenv("GRAPEVINE_TOPOLOGIE", "ring")
     wrong = grapevine("plan")
-    assert (wrong.returncode, "did you mean GRAPEVINE_TOPOLOGY" in wrong.stderr) == (2, True)
+    assert (wrong.code, "did you mean GRAPEVINE_TOPOLOGY" in wrong.err) == (2, True)
 
 
 def test_the_module_is_the_command() -> None:

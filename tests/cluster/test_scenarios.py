@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import Grapevine
+
 pytestmark = pytest.mark.processes
 
 
-def up(folder: Path, scenario: str, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+def up(grapevine: Grapevine, folder: Path, scenario: str, *words: str) -> dict[str, Any]:
+    """The report of a run in that scenario."""
     file, report = folder / "scenario.toml", folder / "report.json"
     file.write_text(scenario)
-    command = [
-        sys.executable,
-        "-m",
-        "peer",
-        "up",
-        "--scenario",
-        str(file),
-        "--report",
-        str(report),
-        "--metrics-port",
-        "-1",
-        *words,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
-    return done, json.loads(report.read_text())
+    done = grapevine("up", "--scenario", str(file), "--report", str(report), "--metrics-port", "-1", *words)
+    assert done.code == 0, done.err
+    loaded: dict[str, Any] = json.loads(report.read_text())
+    return loaded
 
 
-def test_a_peer_dies_at_the_time_in_the_script_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_peer_dies_at_the_time_in_the_script_and_the_others_go_on(grapevine: Grapevine, tmp_path: Path) -> None:
     crash = "[[crash]]\npeer = 2\nat = '500ms'\n"
-    done, report = up(tmp_path, crash, "--peers", "4", "--chunk-seconds", "0.01", "--max-rounds", "25")
-    assert done.returncode == 0, done.stderr
+    report = up(grapevine, tmp_path, crash, "--peers", "4", "--chunk-seconds", "0.01", "--max-rounds", "25")
     assert [peer["peer"] for peer in report["peers"]] == [0, 1, 3]
     assert all(peer["rounds"] == 25 for peer in report["peers"])
     for peer in report["peers"]:
         assert bool(peer["edges_lost"]) == (peer["peer"] in (1, 3))
 
 
-def test_a_slow_network_costs_a_ring_its_latency_in_every_phase(tmp_path: Path) -> None:
+def test_a_slow_network_costs_a_ring_its_latency_in_every_phase(grapevine: Grapevine, tmp_path: Path) -> None:
     """Four peers, six phases of 30 ms: 0.18 s a round, though computing takes next to nothing."""
     slow = "[network]\nlatency = '30ms'\nbandwidth = '1Gbit/s'\n"
     words = (
@@ -58,18 +47,18 @@ def test_a_slow_network_costs_a_ring_its_latency_in_every_phase(tmp_path: Path) 
         "--max-rounds",
         "8",
     )
-    done, report = up(tmp_path, slow, *words)
-    assert done.returncode == 0, done.stderr
+    report = up(grapevine, tmp_path, slow, *words)
     for peer in report["peers"]:
         assert len(peer["timeline"]) == 8
         assert peer["timeline"][-1][-1] >= 8 * 6 * 0.03 - 0.03, "a pass needs six messages, one after the other"
 
 
-def test_what_only_a_simulator_can_play_is_refused_before_a_process_starts(tmp_path: Path) -> None:
+def test_what_only_a_simulator_can_play_is_refused_before_a_process_starts(
+    grapevine: Grapevine, tmp_path: Path
+) -> None:
     file = tmp_path / "cut.toml"
     file.write_text("[[partition]]\npeers = [0]\nat = 1\nuntil = 2\n")
-    command = [sys.executable, "-m", "peer", "up", "--scenario", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 2
-    assert done.stderr.strip().endswith("has a partition, which only `grapevine simulate` can play")
-    assert "listens" not in done.stdout
+    done = grapevine("up", "--scenario", str(file))
+    assert done.code == 2
+    assert done.err.strip().endswith("has a partition, which only `grapevine simulate` can play")
+    assert "listens" not in done.out

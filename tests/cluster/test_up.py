@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Grapevine
+
 pytestmark = pytest.mark.processes
 DONE_WITHIN = 50
 STOPPED_SECONDS = 5.0
@@ -146,14 +148,11 @@ def test_up_trains_to_a_target_and_reports(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["ring-all-reduce", "matcha"])
-def test_up_ends_after_its_rounds(algorithm: str, tmp_path: Path) -> None:
+def test_up_ends_after_its_rounds(algorithm: str, grapevine: Grapevine, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    with started(
-        "up", "--peers", "3", "--algorithm", algorithm, "--max-rounds", "12", "--report", str(report)
-    ) as process:
-        out, err = process.communicate(timeout=DONE_WITHIN)
-        assert process.returncode == 0, out + err
-        assert_no_orphans(process.pid)
+    words = ["up", "--peers", "3", "--algorithm", algorithm, "--max-rounds", "12", "--report", str(report)]
+    done = grapevine(*words)
+    assert done.code == 0, done.out + done.err
     result = json.loads(report.read_text())
     assert (result["rounds"], result["seconds_to_target"]) == (12, None)
     if algorithm == "ring-all-reduce":
@@ -249,16 +248,14 @@ def test_a_ring_that_loses_a_peer_tells_what_was_measured_until_then(tmp_path: P
     assert "failed" in out
 
 
-def test_a_run_whose_gradients_are_all_nan_tells_what_was_measured(tmp_path: Path) -> None:
+def test_a_run_whose_gradients_are_all_nan_tells_what_was_measured(grapevine: Grapevine, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     words = ["up", "--peers", "2", "--task", "tests.daemon.tasks:Hopeless", "--batch-size", "8", "--chunks", "2"]
-    with started(*words, "--report", str(report)) as process:
-        out, err = process.communicate(timeout=DONE_WITHIN)
-        assert process.returncode == 7, out + err
-        assert_no_orphans(process.pid)
+    done = grapevine(*words, "--report", str(report))
+    assert done.code == 7, done.out + done.err
     result = json.loads(report.read_text())
     assert "10 chunks in a row had NaN or infinite gradients" in result["error"]
-    assert "Traceback" not in err
+    assert "Traceback" not in done.err
 
 
 def pids_of_peers(leader: int) -> list[int]:
@@ -403,17 +400,15 @@ def test_a_peer_that_never_appears_is_exit_code_four() -> None:
         assert f"peer 1 (127.0.0.1:{ports[1]}) did not appear within 1 s" in err
 
 
-def test_a_metrics_port_that_is_taken_ends_the_cluster_in_one_sentence() -> None:
+def test_a_metrics_port_that_is_taken_ends_the_cluster_in_one_sentence(grapevine: Grapevine) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with started("up", "--peers", "3", "--metrics-port", str(port - 1)) as process:
-            _, err = process.communicate(timeout=DONE_WITHIN)
-            assert process.returncode == 3
-            assert f"127.0.0.1:{port}" in err
-            assert "Traceback" not in err
-            assert_no_orphans(process.pid)
+        done = grapevine("up", "--peers", "3", "--metrics-port", str(port - 1))
+        assert done.code == 3
+        assert f"127.0.0.1:{port}" in done.err
+        assert "Traceback" not in done.err
 
 
 def test_an_interrupt_before_training_ends_well() -> None:

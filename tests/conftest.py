@@ -1,0 +1,46 @@
+"""What many tests use: the command line, typed into this process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from peer.cli import main
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command left behind: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Grapevine = Callable[..., Done]
+
+
+@pytest.fixture
+def grapevine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Grapevine]:
+    """`grapevine WORDS` in this process, peers and all in theirs. A process of its own would first import torch twice, once for itself and
+    once for the server that peers are forked from, which here is started once for all tests; tests/cluster/test_up.py starts both."""
+    handlers = logging.getLogger().handlers[:]
+
+    def typed(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["grapevine", *words])
+        logging.getLogger().handlers.clear()
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        assert isinstance(code, int)
+        return Done(code, *capsys.readouterr())
+
+    yield typed
+    logging.getLogger().handlers[:] = handlers
