@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+LOOP_TURNS_TO_ACCEPT = 5
+
 
 class Proxy:
     """Listens on a port of its own and forwards to `target`, "host:port"."""
@@ -39,6 +41,10 @@ class Proxy:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(
+            LOOP_TURNS_TO_ACCEPT
+        ):  # whoever was let in before comes to _accept now, not when nobody closes it any more
+            await asyncio.sleep(0)
         self.cut()
         for task in self._tasks:
             task.cancel()
