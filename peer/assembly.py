@@ -11,7 +11,7 @@ from peer.config import Config, ConfigError
 from peer.gossip.algorithm import Algorithm, Optimizer, PeerState, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.closing import ClosingPolicy, make_closing
-from peer.scenario import Scenario, load_scenario
+from peer.scenario import Scenario, load_scenario, spec_error
 from peer.training.data import PartitionError
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
@@ -53,7 +53,13 @@ def make_policy(config: Config) -> ClosingPolicy:
 
 def make_scenario(config: Config) -> Scenario:
     """What the devices and the network are like. Raises ConfigError."""
-    return load_scenario(config.scenario, config.peers)
+    scenario = load_scenario(config.scenario, config.peers)
+    for spec in scenario.straggler:
+        try:
+            parse([spec], config.peers)
+        except StragglerError as error:
+            raise spec_error(config.scenario, spec, str(error)) from None
+    return scenario
 
 
 def make_real_scenario(config: Config) -> Scenario:

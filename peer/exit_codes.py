@@ -25,3 +25,7 @@ class Fatal(Exception):
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
+
+    def __reduce__(self) -> tuple[type[Fatal], tuple[ExitCode, str]]:
+        """It may come out of a worker process."""
+        return Fatal, (self.code, self.sentence)

@@ -154,7 +154,7 @@ class Source:
                 and seen in (0, which + 1)
                 and names
                 and re.match(rf"\s*{re.escape(names[-1])}\s*=", line)
-            ):
+            ) or re.match(rf"\s*{re.escape('.'.join(names))}\s*=", line):
                 return number
         return at
 
@@ -184,15 +184,36 @@ def load_scenario(name: str, num_peers: int) -> Scenario:
     return scenario
 
 
+def spec_error(name: str, spec: str, message: str) -> ConfigError:
+    """What is wrong with one of the straggler specs of a scenario, with file and line."""
+    source = _source(name)
+    written = spec.partition("=")[2].removeprefix(f"trace:{source.file.parent}/")
+    lines = source.text.splitlines()
+    line = next((n for n, text in enumerate(lines, 1) if written in text and not text.lstrip().startswith("#")), 1)
+    return ConfigError(f"{source.file}, line {line}: {message}")
+
+
+def _beside(folder: Path, spec: str) -> str:
+    """A spec whose trace, if it names one, is found in that folder."""
+    named = re.fullmatch(r"\s*([^=]*)=\s*trace:(.+)", spec)
+    return f"{named[1]}=trace:{folder / named[2].strip()}" if named else spec
+
+
+def files_of(name: str, scenario: Scenario) -> list[Path]:
+    """What a scenario was read from: its own file, and that of its matrix."""
+    network = scenario.network
+    return [_source(name).file, *([Path(network.matrix)] if network is not None and network.matrix is not None else [])]
+
+
 def latencies(network: Network, num_peers: int, source: Source | None = None) -> NDArray[np.float64]:
     """[n, n] seconds one way from row to column. Raises ConfigError if the file of the matrix is not that."""
     assert network.matrix is not None
     path = Path(network.matrix)
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         where = f"{source.file}, matrix: " if source else ""
-        raise ConfigError(f"{where}{path}: {error.strerror}") from None
+        raise ConfigError(f"{where}{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -205,11 +226,11 @@ def latencies(network: Network, num_peers: int, source: Source | None = None) ->
             ) from None
         if len(row) != num_peers:
             raise ConfigError(f"{path}, line {number}: {len(row)} latencies for {num_peers} peers")
-        if any(not 0 <= value < math.inf for value in row):
-            raise ConfigError(f"{path}, line {number}: {min(row):g} s is no latency; it must be 0 or more")
+        if wrong := [value for value in row if not 0 <= value < math.inf]:
+            raise ConfigError(f"{path}, line {number}: {wrong[0]:g} s is no latency; it must be finite, and 0 or more")
         rows.append(row)
     if len(rows) != num_peers:
-        raise ConfigError(f"{path}, line {len(lines)}: {len(rows)} rows of latencies for {num_peers} peers")
+        raise ConfigError(f"{path}, line {max(len(lines), 1)}: {len(rows)} rows of latencies for {num_peers} peers")
     return np.asarray(rows, np.float64)
 
 
@@ -242,9 +263,16 @@ def _validated(values: Mapping[str, object], source: Source) -> Scenario:
             message = f"unknown field {path[-1]!r}; {nearest(str(path[-1]), _fields(path))}"
         else:
             given = "" if first["type"] in ("value_error", "missing") else f", not {first['input']!r}"
-            message = f"{path[-1]}: {message[0].lower()}{message[1:]}{given}"
+            said = f"{message[0].lower()}{message[1:]}{given}"
+            field = next((str(part) for part in reversed(path) if isinstance(part, str)), "")
+            whole = first["type"] == "value_error" and isinstance(
+                path[-1], int
+            )  # of a table: it names its field itself
+            message = said if whole else f"{field}: {said}"
+            path = (*path, said.partition(":")[0]) if whole else path
         raise source.error(path, message) from None
-    network = scenario.network
+    specs = tuple(_beside(source.file.parent, spec) for spec in scenario.straggler)
+    scenario, network = scenario.model_copy(update={"straggler": specs}), scenario.network
     if network is None or network.matrix is None:
         return scenario
     found = network.model_copy(update={"matrix": str(source.file.parent / network.matrix)})

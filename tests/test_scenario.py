@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.assembly import make_real_scenario, make_stragglers
+from peer.assembly import make_real_scenario, make_scenario, make_stragglers
 from peer.config import ConfigError, validated
 from peer.scenario import load_scenario, names
 
@@ -73,10 +73,16 @@ def test_units(tmp_path: Path) -> None:
         ('straggler = ["0=4x"]', 'stragler = ["0=4x"]', "line 2: unknown field 'stragler'; did you mean straggler?"),
         ('chunk_seconds = "20ms"', "chunk_seconds = -1", "line 3: chunk_seconds: input should be greater"),
         ("peer = 2", "peer = 9", "line 14: there is no peer 9 among 4"),
+        (
+            'straggler = ["0=4x"]',
+            'straggler = [\n  "0=2x",\n  "1=-2x",\n]',
+            "line 4: straggler '1=-2x': times and factors can't be neg",
+        ),
+        ('straggler = ["0=4x"]', 'straggler = ["9=4x"]', "line 2: straggler '9=4x': 9 is not within peers 0 to 3"),
+        ('until = "40s"', 'until = "10s"', "line 20: until: 10 s is not after at, 20 s"),
         ("at = 30", "at = -1", "line 15: at: input should be greater"),
         ("at = 30", "when = 30", "line 13: at: field required"),
         ("peers = [0, 1]", "peers = [0, 7]", "line 18: there is no peer 7 among 4"),
-        ('until = "40s"', 'until = "10s"', "line 17: .*until: 10 s is not after at, 20 s"),
         ("[network]", "[network", "not valid TOML"),
         ("[network]", '[network]\nmatrix = "none.csv"', "none.csv: No such file"),
     ],
@@ -86,7 +92,7 @@ def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, wrong: str, in
     assert wrong in FILE
     file.write_text(FILE.replace(wrong, instead, 1))
     with pytest.raises(ConfigError, match=rf"mine\.toml.*{sentence}" if "csv" not in sentence else sentence) as error:
-        load_scenario(str(file), 4)
+        make_scenario(validated({"scenario": str(file), "peers": 4}))
     assert "\n" not in str(error.value)
 
 
@@ -119,3 +125,41 @@ def test_a_misspelt_name_and_what_only_a_simulator_can_play(tmp_path: Path) -> N
         file.write_text(text)
         with pytest.raises(ConfigError, match=f"has {what}, which only `grapevine simulate` can play"):
             make_real_scenario(validated({"scenario": str(file)}))
+
+
+def test_a_trace_lies_beside_the_scenario_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "laptop.txt").write_text("0.25\n0.5\n")
+    file = tmp_path / "mine.toml"
+    file.write_text('description = "mine"\nstraggler = ["0=trace:laptop.txt"]\n')
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = validated({"scenario": str(file)})
+    trace = make_stragglers(config, make_real_scenario(config)).peers[0].trace
+    assert trace is not None
+    assert trace.seconds == (0.25, 0.5)
+    (tmp_path / "laptop.txt").unlink()
+    file.write_text('description = "mine"\nstraggler = ["0=trace:gone.txt"]\n')
+    with pytest.raises(ConfigError, match=r"mine.toml, line 2: .*gone.txt: No such file"):
+        make_scenario(validated({"scenario": str(file), "peers": 4}))
+
+
+def test_a_matrix_that_is_no_text_or_not_finite_is_told(tmp_path: Path) -> None:
+    matrix, file = tmp_path / "m.csv", tmp_path / "mine.toml"
+    file.write_text("[network]\nmatrix = 'm.csv'\n")
+    matrix.write_bytes(b"\xff\xfe0")
+    with pytest.raises(ConfigError, match=r"mine.toml, matrix: .*m.csv: not a text file"):
+        load_scenario(str(file), 2)
+    matrix.write_text("0 1\ninf 0\n")
+    with pytest.raises(ConfigError, match=r"m.csv, line 2: inf s is no latency; it must be finite, and 0 or more"):
+        load_scenario(str(file), 2)
+    matrix.write_text("")
+    with pytest.raises(ConfigError, match=r"m.csv, line 1: 0 rows of latencies for 2 peers"):
+        load_scenario(str(file), 2)
+
+
+def test_a_dotted_key_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("description = 'd'\n\nnetwork.latency = '-1ms'\n")
+    with pytest.raises(ConfigError, match=r"line 3: latency: input should be greater than or equal to 0"):
+        load_scenario(str(file), 2)

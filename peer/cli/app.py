@@ -90,7 +90,7 @@ def up(config: Config) -> None:
 
 
 @app.command()
-@with_options(all_but(*NETWORK_OPTIONS, "nonfinite_limit"))
+@with_options(all_but(*NETWORK_OPTIONS))
 def simulate(
     config: Config,
     exact: Annotated[
@@ -107,7 +107,7 @@ def simulate(
 
 
 @app.command()
-@with_options(all_but(*NETWORK_OPTIONS, "algorithm", "closing", "scenario", "report", "nonfinite_limit"))
+@with_options(all_but(*NETWORK_OPTIONS, "algorithm", "closing", "scenario", "report"))
 def compare(
     config: Config,
     scenario: Annotated[
@@ -130,7 +130,7 @@ def compare(
     run_comparison(
         config,
         console,
-        scenarios=scenario or ["none"],
+        scenarios=list(dict.fromkeys(scenario or ["none"])),
         algorithms=_names(algorithms),
         closings=_names(closings),
         seeds=seeds,
@@ -141,7 +141,7 @@ def compare(
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 @app.command()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from peer.compare.page import write_comparison
 from peer.compare.results import Cell, Result, matrix
 from peer.compare.run import config_of, open_folder, play
-from peer.compare.tables import summary_lines
+from peer.compare.tables import failures, summary_lines, time_lines
 from peer.config import Config, ConfigError, choices
 from topology.suggestion import nearest
 
@@ -33,6 +37,8 @@ def run_comparison(
         ("algorithm", algorithms, choices("algorithm")),
         ("closing", closings, choices("closing")),
     ):
+        if not given:
+            raise ConfigError(f"--{option}s: name at least one: {', '.join(valid)}")
         for name in given:
             if name not in valid:
                 raise ConfigError(f"--{option}s: unknown {option} {name!r}; {nearest(name, valid)}")
@@ -41,11 +47,30 @@ def run_comparison(
     cells = matrix(scenarios, algorithms, closings, seeds)
     for cell in cells:
         config_of(cell, config)
-    open_folder(out, config, simulated=simulated, resume=resume)
-    results = _play(cells, config, console, out, simulated=simulated)
+    open_folder(out, config, simulated=simulated, resume=resume, scenarios=scenarios)
+    with _terminated_as_interrupted():
+        results = _play(cells, config, console, out, simulated=simulated)
     console.print(summary_lines(results))
+    for said in failures(results):
+        console.print(said, style="yellow")
+    console.print("\nwhere the time goes", style="bold")
+    console.print(time_lines(results))
     write_comparison(out, results)
     console.print(f"report: {out / 'report.html'}; plots, CSV and JSON beside it")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as ctrl-C: finished cells are kept, and no process is left behind."""
+
+    def interrupt(sign: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _play(cells: Sequence[Cell], config: Config, console: Console, out: Path, *, simulated: bool) -> list[Result]:
@@ -59,6 +84,7 @@ def _play(cells: Sequence[Cell], config: Config, console: Console, out: Path, *,
             finished += 1
             seconds = result.report["seconds_to_target"]
             reached = f"{seconds:.1f} s" if seconds is not None else "target not reached"
+            reached = result.report["error"] or reached
             bar.console.print(
                 f"{result.cell.scenario:14s} {result.cell.label:26s} seed {result.cell.seed}  {reached}",
                 highlight=False,

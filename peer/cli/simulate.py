@@ -33,7 +33,7 @@ def run_simulation(config: Config, console: Console, *, exact: bool, num_paramet
         write_report(report, config.report)
         console.print(f"report: {config.report}", style="dim")
     if report["error"] is not None:
-        raise Fatal(ExitCode.LOST, report["error"])
+        raise Fatal(ExitCode(simulated["exit_code"]), report["error"])
 
 
 def _timing_summary(report: dict[str, Any]) -> str:

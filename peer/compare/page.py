@@ -13,14 +13,18 @@ from peer.compare.plots import Plot, short, write_plots
 from peer.compare.results import Result
 from peer.compare.tables import (
     REFERENCE,
+    TIME_COLUMNS,
     Summary,
+    ceiling_text,
     digits,
     factor_text,
+    failures,
     row,
     seconds_text,
     share_text,
     spread_text,
     summarise,
+    time_row,
     write_csv,
     write_json,
 )
@@ -126,6 +130,8 @@ def render(results: Sequence[Result], summaries: Sequence[Summary], plots: Seque
         element("h1", finding),
         element("p", overall(summaries), class_="lead"),
         *_table_section(results, summaries),
+        *(element("p", said, class_="failure") for said in failures(results)),
+        *_time_section(summaries),
         *_plot_sections(plots),
         *_settings_section(results),
         element("h2", "Terms"),
@@ -162,8 +168,10 @@ def overall(summaries: Sequence[Summary]) -> str:
     if len(pairs) > 1:
         spread = f"{factor_text(min(pairs))} to {factor_text(max(pairs))}"
         return f"{medians} Over all {len(pairs)} combinations with another closing than {REFERENCE}, the speed-up is {spread}."
-    missed = [entry for entry in summaries if entry.seconds is None]
-    return f"{medians} {len(missed)} of {len(summaries)} methods missed the target." if missed else medians
+    failed = sum(entry.failed for entry in summaries)
+    missed = [entry for entry in summaries if entry.seconds is None and not entry.failed]
+    told = f" {len(missed)} of {len(summaries)} methods missed the target." if missed else ""
+    return f"{medians}{told}{f' {failed} runs failed; the reason stands below the table.' if failed else ''}"
 
 
 def _target(results: Sequence[Result]) -> str:
@@ -225,6 +233,41 @@ def _table_section(results: Sequence[Result], summaries: Sequence[Summary]) -> l
     )
     said = f"Seconds until the mean model's training loss was at most {_target(results)}; bold where the speed-up is above 1.05."
     return [element("h2", "Results"), element("p", said), table]
+
+
+def _time_section(summaries: Sequence[Summary]) -> list[Markup]:
+    """The closed forms beside what was measured, and where the time went."""
+    names = ("method", *TIME_COLUMNS)
+    lines: list[Markup] = []
+    before = None
+    for entry in summaries:
+        if entry.scenario != before:
+            head = element(
+                "th",
+                short(entry.scenario),
+                " ",
+                element("span", ceiling_text(entry)),
+                colspan=str(len(names)),
+                scope="rowgroup",
+            )
+            lines.append(element("tr", head, class_="scenario"))
+            before = entry.scenario
+        cells = [
+            element("td", element("span", text), data_label=name)
+            for name, text in zip(TIME_COLUMNS, time_row(entry), strict=True)
+        ]
+        lines.append(element("tr", element("th", entry.label, scope="row"), *cells))
+    table = element(
+        "table",
+        element("thead", element("tr", *[element("th", name, scope="col") for name in names])),
+        element("tbody", *lines),
+    )
+    said = (
+        "The ceiling is the sum of what the devices compute on their own. Gain is in samples per second over the same algorithm’s barrier, "
+        "and theory is the closed form for it, where there is one. Samples is how many more were needed to the target than with a barrier: "
+        "what staleness costs. Compute, wait and exchange are shares of the trainers’ time."
+    )
+    return [element("h2", "Where the time goes"), element("p", said), table]
 
 
 def _line(entry: Summary, names: Sequence[str]) -> Markup:

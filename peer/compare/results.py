@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +21,19 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Names the cell in files and messages."""
-        return f"{Path(self.scenario).stem}-{self.algorithm}-{self.closing}-{self.seed}"
+        """Names the cell in files and messages; files of one name in two folders are two scenarios."""
+        path = Path(self.scenario)
+        name = path.stem if path.name == self.scenario and not path.suffix else f"{path.stem}-{_short(self.scenario)}"
+        return f"{name}-{self.algorithm}-{self.closing}-{self.seed}"
 
     @property
     def label(self) -> str:
         """Names the method in a legend."""
         return f"{self.algorithm} {self.closing}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from peer.assembly import make_scenario, make_stragglers
 from peer.cluster.forkserver import context
 from peer.compare.results import Cell, Result, load, save
 from peer.compare.theory import theory
 from peer.config import ENV_ALIASES, ENV_PREFIX, Config, ConfigError, flag, validated
 from peer.exit_codes import ExitCode, Fatal
+from peer.scenario import files_of
 
 #: Options whose flag is in the singular because it repeats, and those that a cell or the comparison itself decides.
 _SINGULAR = {"addresses": "--address"}
@@ -51,14 +56,15 @@ def command_line(config: Config) -> list[str]:
 
 
 def play_really(config: Config) -> dict[str, Any]:
-    """Run `grapevine up` and return its report. Raises Fatal with its sentence."""
+    """Run `grapevine up` and return its report, also of a run that failed after training began (`error` in it). Raises Fatal with its
+    sentence if there is none."""
     with tempfile.TemporaryDirectory(prefix="grapevine-compare-") as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "peer", "up", *command_line(config), "--report", str(report)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean_environment())
         if done.returncode == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
-        if done.returncode != 0 or not report.exists():
+        if not report.exists():
             last = (done.stderr.strip().splitlines() or ["it ended before training began"])[-1]
             raise Fatal(
                 ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.BUG,
@@ -109,13 +115,17 @@ def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[s
     """As many at once as there are processors: virtual time does not mind."""
     if not cells:
         return
-    with context().Pool(min(os.cpu_count() or 1, len(cells)), initializer=_ignore_interrupts) as pool:
-        yield from pool.imap_unordered(_virtually, [(cell, config_of(cell, base)) for cell in cells])
-
-
-def _virtually(entry: tuple[Cell, Config]) -> tuple[Cell, dict[str, Any]]:
-    cell, config = entry
-    return cell, play_virtually(config)
+    pool = ProcessPoolExecutor(min(os.cpu_count() or 1, len(cells)), context(), initializer=_ignore_interrupts)
+    try:
+        playing = {pool.submit(play_virtually, config_of(cell, base)): cell for cell in cells}
+        for over in as_completed(playing):
+            yield playing[over], over.result()
+    except BrokenProcessPool:
+        raise Fatal(ExitCode.BUG, "a simulating process was killed; for want of memory?") from None
+    finally:
+        for process in list(pool._processes.values()):  # a simulation that nobody waits for may take minutes yet
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 def _ignore_interrupts() -> None:
@@ -123,9 +133,23 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def open_folder(folder: Path, base: Config, *, simulated: bool, resume: bool) -> None:
-    """Make the folder of a comparison, or go on with one that was made with the same settings. Raises ConfigError."""
+def _fingerprint(scenario: str, base: Config) -> str:
+    """Of all files that the devices and the network of a scenario come from."""
+    config = validated({**base.model_dump(), "scenario": scenario})
+    loaded = make_scenario(config)
+    traces = {slow.trace.file for slow in make_stragglers(config, loaded).peers if slow.trace is not None}
+    digest = hashlib.sha256()
+    for file in [*files_of(scenario, loaded), *map(Path, sorted(traces))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def open_folder(
+    folder: Path, base: Config, *, simulated: bool, resume: bool, scenarios: Collection[str] = ("none",)
+) -> None:
+    """Make the folder of a comparison, or go on with one that was made with the same settings and the same files. Raises ConfigError."""
     settings = {**base.model_dump(mode="json", exclude=_DECIDED), "simulated": simulated}
+    files = {name: _fingerprint(name, base) for name in scenarios}
     path = folder / "settings.json"
     if any((folder / "cells").glob("*.json")):
         if not resume:
@@ -142,9 +166,15 @@ def open_folder(folder: Path, base: Config, *, simulated: bool, resume: bool) ->
             if before.get(name) != value:
                 told = f"{folder} was made with {flag(name)} {before.get(name)}, not {value}"
                 raise ConfigError(f"--resume: {told}; give the same options or choose another --out")
+        for name, fingerprint in files.items():
+            if before.get("files", {}).get(name, fingerprint) != fingerprint:
+                raise ConfigError(
+                    f"--resume: scenario {name} has changed since {folder} was made; choose another --out"
+                )
+        files = {**before.get("files", {}), **files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n")
+        path.write_text(json.dumps({**settings, "files": files}, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"--out: can't write to {folder}: {error.strerror}") from None
 

@@ -44,7 +44,9 @@ class Summary:
     seconds, least, most: a run that did not reach the target counts as infinitely long, and infinity is None here.
     speed_up: median seconds of the same algorithm's barrier / seconds. Where only the barrier missed the target, the length of its
     runs stands for its seconds: speed_up is then a lower bound, said by at_least.
-    rate_gain: the same of samples per second, which is what expected_speed_up (the closed form) is about."""
+    rate_gain: the same of samples per second, which is what expected_speed_up (the closed form) is about. samples_needed: samples of the
+    whole run / those of the same algorithm's barrier, None if one of the two missed the target: what staleness and skipped work cost;
+    speed_up = rate_gain / samples_needed. computing, waiting, exchanging: shares of the trainers' time; they add up to 1."""
 
     scenario: str
     algorithm: str
@@ -64,6 +66,12 @@ class Summary:
     worst_peer_test_accuracy: float | None
     idle_fraction: float | None
     share_of_ceiling: float | None
+    ceiling: float | None
+    samples: float | None
+    samples_needed: float | None
+    computing_fraction: float | None
+    waiting_fraction: float | None
+    exchanging_fraction: float | None
     bytes_sent: float | None
 
     @property
@@ -153,6 +161,10 @@ def _summary(runs: Sequence[Result], barrier: Sequence[Result]) -> Summary:
         worst_peer_test_accuracy=_median(runs, "worst_peer_test_accuracy"),
         idle_fraction=_median(runs, "idle_fraction"),
         share_of_ceiling=_median(runs, "share_of_ceiling", theory=True),
+        ceiling=_median(runs, "ceiling_samples_per_second", theory=True),
+        samples=_median(runs, "samples"),
+        samples_needed=_samples_needed(runs, barrier),
+        **_shares_of_time(runs),
         bytes_sent=_median(runs, "bytes_sent"),
     )
 
@@ -171,6 +183,28 @@ def _speed_up(runs: Sequence[Result], barrier: Sequence[Result]) -> tuple[float 
     return (bound, True) if bound > 1 else (None, False)
 
 
+def _samples_needed(runs: Sequence[Result], barrier: Sequence[Result]) -> float | None:
+    """Ratio of the medians, where all runs reached the target."""
+    if not barrier or not all(math.isfinite(seconds_to_target(result)) for result in (*runs, *barrier)):
+        return None
+    mine, theirs = _median(runs, "samples"), _median(barrier, "samples")
+    return mine / theirs if mine and theirs else None
+
+
+def _shares_of_time(runs: Sequence[Result]) -> dict[str, float | None]:
+    """Of the trainers' time over all peers and runs. Waiting is what is idle and not an exchange."""
+    peers = [peer for result in runs for peer in result.report.get("peers") or []]
+    computing, idle, exchanging = (
+        sum(peer.get(name) or 0.0 for peer in peers)
+        for name in ("seconds_computing", "seconds_idle", "seconds_exchanging")
+    )
+    names = ("computing_fraction", "waiting_fraction", "exchanging_fraction")
+    if not (total := computing + idle):
+        return dict.fromkeys(names)
+    exchanging = min(exchanging, idle)  # a chunk that is carried is computed meanwhile
+    return dict(zip(names, (computing / total, (idle - exchanging) / total, exchanging / total), strict=True))
+
+
 def _median(runs: Sequence[Result], name: str, *, theory: bool = False) -> float | None:
     """Over the runs that know it."""
     found = [(result.theory if theory else result.report).get(name) for result in runs]
@@ -185,6 +219,11 @@ def _finite(value: float) -> float | None:
 def seconds_text(seconds: float | None) -> str:
     """Three digits and the unit; None is a target that was not reached."""
     return "not reached" if seconds is None else f"{digits(seconds)} s"
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """A sentence for each run that failed."""
+    return [f"{result.cell.key}: failed: {error}" for result in results if (error := result.report.get("error"))]
 
 
 def digits(value: float) -> str:
@@ -225,10 +264,45 @@ def summary_lines(results: Sequence[Result]) -> Table:
             table.add_row(Text(entry.scenario, style="bold"))
         style = "bold green" if (entry.speed_up or 0) > 1.05 else ""
         cells = [Text(f"  {entry.label}")]
-        cells += [Text(seconds_text(entry.seconds), style="yellow" if entry.seconds is None else "")]
+        reached = "failed" if entry.failed == entry.seeds else seconds_text(entry.seconds)
+        cells += [Text(reached, style="yellow" if entry.seconds is None else "")]
         cells += [Text(spread_text(entry), style="dim")] if spread else []
         cells += [Text(factor_text(entry.speed_up, at_least=entry.at_least), style=style)]
         shares = (entry.test_accuracy, entry.idle_fraction, entry.share_of_ceiling)
         table.add_row(*cells, *[Text(share_text(share)) for share in shares])
+        before = entry.scenario
+    return table
+
+
+def time_row(entry: Summary) -> tuple[str, ...]:
+    """What `TIME_COLUMNS` name."""
+    rate = "–" if entry.rate is None else digits(entry.rate)
+    factors = (entry.rate_gain, entry.expected_speed_up, entry.samples_needed)
+    shares = (entry.computing_fraction, entry.waiting_fraction, entry.exchanging_fraction)
+    written = [f"{share:.0%}" if share is not None else "–" for share in shares]
+    return (rate, *map(factor_text, factors), *written)
+
+
+#: rate, gain in it over barrier, what the closed form says of that, samples to the target over barrier's, shares of the trainers' time
+TIME_COLUMNS = ("samples/s", "gain", "theory", "samples", "compute", "wait", "exchange")
+
+
+def ceiling_text(entry: Summary) -> str:
+    """The ceiling of a scenario."""
+    return "no ceiling is known" if entry.ceiling is None else f"ceiling {digits(entry.ceiling)} samples/s"
+
+
+def time_lines(results: Sequence[Result]) -> Table:
+    """For the terminal: the ceiling of each scenario, the closed form beside the measured gain, and where the time goes."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    for name in TIME_COLUMNS:
+        table.add_column(name, justify="right")
+    before = None
+    for entry in summarise(results):
+        if entry.scenario != before:
+            table.add_row(Text(entry.scenario, style="bold"))
+            table.add_row("  ceiling", "–" if entry.ceiling is None else digits(entry.ceiling), style="dim")
+        table.add_row(f"  {entry.label}", *time_row(entry))
         before = entry.scenario
     return table

@@ -26,13 +26,18 @@ from peer.training.stragglers import Draw, Pause, Slowness
 
 
 def theory(config: Config, report: Mapping[str, Any], default_chunk_seconds: float = 0.0) -> dict[str, float | None]:
-    """Closed forms for the run of this config, beside what its report says. None where there is no formula, or no nominal time."""
+    """Closed forms for the run of this config, beside what its report says. None where there is no formula, or a device without a nominal
+    time."""
     scenario = make_scenario(config)
     nominal = nominal_chunk_seconds(config, scenario) or default_chunk_seconds
     peers = make_stragglers(config, scenario).peers
     wall = report.get("wall_seconds") or 0.0
-    traced = any(slow.trace is not None for slow in peers)
-    ceiling = sum(own_rate(slow, nominal, config.chunk_samples, wall) for slow in peers) if nominal or traced else None
+    known = wall > 0 and all(nominal > 0 or slow.trace is not None for slow in peers)
+    alive = {crash.peer: min(crash.at / wall, 1.0) for crash in scenario.crash} if known else {}
+    rates = [own_rate(slow, nominal, config.chunk_samples, wall) for slow in peers] if known else []
+    ceiling: float | None = sum(rate * alive.get(peer, 1.0) for peer, rate in enumerate(rates))
+    if not ceiling or not math.isfinite(ceiling):
+        ceiling = None
     reached = report["samples"] / wall if wall and report.get("samples") else None
     return {
         "ceiling_samples_per_second": ceiling,
@@ -63,16 +68,21 @@ def _mean_of_inverse(draw: Draw) -> float:
             return draw.first / (draw.first + 1.0)
         case "bimodal":
             return 1.0 - draw.first + draw.first / draw.second
+        case "shifted-exp" if draw.first == 0:
+            return math.inf  # E[1/f] diverges: there is no ceiling
         case _:
             return float(integrate.quad(lambda u: 1.0 / draw.factor(u), 0.0, 1.0)[0])
 
 
 def _resting_share(pause: Pause, wall_seconds: float) -> float:
-    if pause.period:
-        return pause.length / pause.period
-    if wall_seconds <= 0:
-        return 0.0
-    return max(min(pause.begin + pause.length, wall_seconds) - pause.begin, 0.0) / wall_seconds
+    """Of [0, wall]."""
+    rested, begin = 0.0, pause.begin
+    while begin < wall_seconds:
+        rested += min(begin + pause.length, wall_seconds) - begin
+        if not pause.period:
+            break
+        begin += pause.period
+    return rested / wall_seconds
 
 
 def expected_speed_up(peers: Sequence[Slowness], num_chunks: int, in_flight: str) -> float | None:

@@ -21,7 +21,7 @@ from peer.gossip.effects import Accumulated
 from peer.training.accumulator import Accumulator, InFlight, Samples
 from peer.training.chunk import Chunk, ChunkComputer
 from peer.training.data import Indices, SampleStream
-from peer.training.stragglers import Slowness
+from peer.training.stragglers import Slowness, TraceEnded
 
 
 class Gradients(Protocol):
@@ -106,6 +106,7 @@ class Device:
         "_opened",
         "_per_chunk",
         "_slowness",
+        "_trace_ended",
         "quota_at",
     )
 
@@ -127,10 +128,11 @@ class Device:
         self._ends: list[float] | None = None  # of each, if not
         self._opened = self._closed = 0.0
         self._held = False
+        self._trace_ended: TraceEnded | None = None  # if the quota needs more chunks than the trace has
         self._computing = 0.0
 
     def open(self, round: int, now: float) -> float:
-        """Returns when the quota will be done if the round stays open. Raises TraceEnded."""
+        """Returns when the quota will be done if the round stays open, or when a chunk is to be begun that the trace does not have."""
         self._accumulator.open(round)
         self._held = False
         self._need, self._begin = self._accumulator.quota_chunks, now
@@ -149,8 +151,19 @@ class Device:
             return
         end, self._ends = self._begin, []
         for chunk in range(self._need):
-            end = slowness.finish(end, slowness.chunk_seconds(self._chunk_seconds, round, self._num_started + chunk))
+            try:
+                seconds = slowness.chunk_seconds(self._chunk_seconds, round, self._num_started + chunk)
+            except TraceEnded as error:
+                self._trace_ended = error
+                self._need = chunk
+                return
+            end = slowness.finish(end, seconds)
             self._ends.append(end)
+
+    def quota_reached(self) -> None:
+        """The round is still open at `quota_at`. Raises TraceEnded if that is not because the quota is done."""
+        if self._trace_ended is not None:
+            raise self._trace_ended
 
     def _end(self, chunks: int) -> float:
         """When so many new chunks are done."""
@@ -241,6 +254,11 @@ class Device:
     @property
     def samples(self) -> Samples:
         return self._accumulator.samples
+
+    @property
+    def nonfinite_in_a_row(self) -> int:
+        """Chunks with NaN or infinite gradients since the last that had none."""
+        return self._accumulator.nonfinite_in_a_row
 
     @property
     def quota_chunks(self) -> int:

@@ -32,6 +32,10 @@ class Agenda:
             self.now, _, happens, arguments = pop(heap)
             happens(*arguments)
 
+    def __len__(self) -> int:
+        """Things still to happen."""
+        return len(self._heap)
+
     @property
     def num_events(self) -> int:
         """Made so far."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,31 +16,10 @@ from peer.gossip.round import RoundReport, Timing, advance
 from peer.gossip.talk import Talk
 from peer.gossip.words import Word
 from peer.sim.device import Device
-from peer.sim.events import Agenda
 from peer.sim.exchanges import HAVE, VOTE, Key, UnderWay
-from peer.sim.network import Links
+from peer.sim.world import World
 from peer.training.accumulator import InFlight
-from topology import RoundPlan, Schedule
-
-
-class World(Protocol):
-    """What a peer sees of the others and of the run."""
-
-    agenda: Agenda
-    links: Links
-    schedule: Schedule
-
-    def peer(self, peer: int) -> SimPeer: ...
-
-    def links_of(self, peer: int) -> set[int]:
-        """Peers to which its links are up; always the same set, kept up to date."""
-
-    def vector_bytes(self, vector: Tensor, atomic: bool) -> int: ...
-
-    def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
-        """Whether the peer goes on."""
-
-    def broken(self, peer: SimPeer, error: RoundBroken) -> None: ...
+from topology import RoundPlan
 
 
 class SimPeer:
@@ -59,6 +37,7 @@ class SimPeer:
         "_done",
         "_early",
         "_exchanging",
+        "_gives_up_at",
         "_in_flight",
         "_inboxes",
         "_linked_to",
@@ -69,6 +48,7 @@ class SimPeer:
         "_round_timeout",
         "_score",
         "_timed",
+        "_unwanted",
         "_wake_at",
         "_world",
         "algorithm",
@@ -124,12 +104,15 @@ class SimPeer:
         )
         self.under_way: UnderWay | None = None
         self._early: dict[Key, dict[int, Tensor]] = {}
+        self._unwanted: list[
+            tuple[int, Key]
+        ] = []  # payloads of this round from peers that were suspects when it was opened
         self._inboxes: list[Tensor] = []
         self._score: Score
         self._plan: RoundPlan
         self._done: Accumulated | None = None
         self._both = False
-        self._wake_at = math.inf
+        self._wake_at = self._gives_up_at = math.inf
         self._quota_seen = False
         self._began = self._opened_at = self._closed_at = 0.0
         self._computing = self._accumulating = self._exchanging = 0.0
@@ -168,7 +151,7 @@ class SimPeer:
         elif isinstance(effect, Exchange):
             self._closed_at = self._agenda.now
             self._open(effect)
-            self._settle()
+            self._settle(at_once=False)
         else:
             self._both = True
             self._done = None
@@ -184,6 +167,8 @@ class SimPeer:
         self.ledger.add(report)
         self.under_way = None
         self.round += 1
+        while self._unwanted:
+            self._refuse(*self._unwanted.pop(), "stale")
         if not self._world.round_ended(self, report):
             return
         if plan.neighbors:
@@ -216,6 +201,7 @@ class SimPeer:
 
     def _quota(self, round: int) -> None:
         if round == self.round and self.talk.is_open and not self.gone:
+            self.device.quota_reached()
             self._quota_seen = True
             self._decide()
 
@@ -247,6 +233,8 @@ class SimPeer:
         self._computing += min(self.device.quota_at, now) - self._opened_at
         done = self.device.close(round, now, reason, self.algorithm.state.params, self._in_flight)
         self._done = done
+        if self.device.nonfinite_in_a_row and self._world.diverged(self):
+            return
         if self._both:
             self._settle()
         else:
@@ -275,6 +263,8 @@ class SimPeer:
             for j, vector in early.items():
                 if j in under_way.waiting:
                     self._take(j, vector)
+                else:
+                    self._unwanted.append((j, key))
 
     def _send(self, j: int, key: Key, vector: Tensor, atomic: bool) -> None:
         num_bytes = self._world.vector_bytes(vector, atomic)
@@ -300,6 +290,8 @@ class SimPeer:
             if sender in under_way.waiting:
                 self._take(sender, vector)
                 self._settle()
+            elif sender in under_way.lost:
+                self._unwanted.append((sender, key))
         elif key >= (self.round, 0) and (under_way is None or under_way.key < key):
             self._early.setdefault(key, {})[sender] = vector
         else:
@@ -348,29 +340,37 @@ class SimPeer:
             self.talk.missed(other)
         self._settle()
 
-    def _settle(self) -> None:
-        """After the close: go on when every edge is decided, and see that it is before long."""
+    def _settle(self, *, at_once: bool = True) -> None:
+        """After the close: go on when every edge is decided, and see that it is before long. at_once: without an event where no time
+        passes; not so where the next phase may find everything there already, and the phase after it, and so on without end."""
         under_way = self.under_way
         if under_way is None or self.talk.is_open or (self._both and self._done is None):
             return
         now = self._agenda.now
         if not under_way.waiting:
-            if under_way.until > now or self._world.links.instant:
+            if under_way.until > now or self._world.links.instant or not at_once:
                 self._agenda.at(max(under_way.until, now), self._finish, under_way)
             else:
                 self._finish(under_way)
             return
         typical = self.ledger.typical_round_seconds
         gives_up = min(self._closed_at + self._patience(j, typical) for j in under_way.waiting)
-        self._agenda.at(gives_up, self._give_up, under_way)
+        if gives_up < self._gives_up_at:
+            self._gives_up_at = gives_up
+            self._agenda.at(gives_up, self._give_up, gives_up)
 
     def _patience(self, peer: int, typical: float) -> float:
         if self._patient:
             return max(self._bounds.most, self._round_timeout)
         return self._deadlines.seconds(peer, typical)
 
-    def _give_up(self, under_way: UnderWay) -> None:
-        if self.gone or under_way is not self.under_way or not under_way.waiting:
+    def _give_up(self, when: float) -> None:
+        """Whoever is late by now. One such event at a time is under way, so what it is about is looked up here."""
+        if when != self._gives_up_at or self.gone:
+            return
+        self._gives_up_at = math.inf
+        under_way = self.under_way
+        if under_way is None or not under_way.waiting or self.talk.is_open or (self._both and self._done is None):
             return
         now, typical = self._agenda.now, self.ledger.typical_round_seconds
         for j in [j for j in under_way.waiting if now >= self._closed_at + self._patience(j, typical)]:

@@ -6,7 +6,8 @@ A message of s bytes from i to j that is handed over at t arrives at
     sent   = start + s / bandwidth
     arrive = sent + latency_ij + Exp(jitter) + losses
 
-but never before a message that i handed over to j earlier (TCP keeps order). Loss, for a stream that arrives whole or breaks: with a
+but never before a message of its kind, word or vector, that i handed over to j earlier (a stream keeps order, and words have one of
+their own). Loss, for a stream that arrives whole or breaks: with a
 fraction p of packets lost, the rate of one stream is at most MSS / (RTT sqrt(2 p / 3)) (Mathis, Semke, Mahdavi, Ott 1997), and a
 message that fits one packet waits, with probability p, for a retransmission of max(0.2 s, 2 RTT). Words have no size: they only take
 the latency. With `cores`, all peers share one machine: a vector that arrives costs `message_seconds` of one of its cores, first in,
@@ -45,7 +46,7 @@ class Links:
         self._matrix: NDArray[np.float64] | None = latencies(network, num_peers) if network.matrix else None
         self._partitions = [(frozenset(part.peers), part.at, part.until) for part in partitions]
         self._uplink_free = [0.0] * num_peers
-        self._last: dict[tuple[int, int], float] = {}
+        self._last: dict[tuple[int, int, bool], float] = {}
         self._cores = [0.0] * network.cores
         self._dice = np.random.Generator(np.random.PCG64(stable_seed(seed, "network")))
         self._chance = network.jitter > 0 or network.loss > 0
@@ -61,7 +62,7 @@ class Links:
         """When a control word arrives; inf: never."""
         if self._plain:
             return now + self._network.latency
-        return self._arrive(here, there, now, now)
+        return self._arrive(here, there, now, now, word=True)
 
     def vector(self, here: int, there: int, num_bytes: int, now: float) -> float:
         """When a vector of so many bytes has arrived; inf: never."""
@@ -71,7 +72,7 @@ class Links:
         sent = now
         if rate < math.inf:
             sent = self._uplink_free[here] = max(now, self._uplink_free[here]) + num_bytes / rate
-        arrived = sent + self._network.latency if self._plain else self._arrive(here, there, now, sent)
+        arrived = sent + self._network.latency if self._plain else self._arrive(here, there, now, sent, word=False)
         if self._cores and arrived < math.inf:
             arrived = max(arrived, heapq.heappop(self._cores)) + self._network.message_seconds
             heapq.heappush(self._cores, arrived)
@@ -94,7 +95,7 @@ class Links:
         rtt = max(self.latency(here, there) + self.latency(there, here), 1e-6)
         return min(self._network.bandwidth, SEGMENT_BYTES / (rtt * math.sqrt(2 * loss / 3)))
 
-    def _arrive(self, here: int, there: int, handed: float, sent: float) -> float:
+    def _arrive(self, here: int, there: int, handed: float, sent: float, *, word: bool) -> float:
         arrived = sent + self.latency(here, there)
         if self._chance:
             if self._network.jitter:
@@ -107,5 +108,6 @@ class Links:
                 if until - at > NOTICED_SECONDS:
                     return math.inf
                 arrived = max(arrived, until + self.latency(here, there))
-        arrived = self._last[here, there] = max(arrived, self._last.get((here, there), 0.0))
+        stream = (here, there, word)
+        arrived = self._last[stream] = max(arrived, self._last.get(stream, 0.0))
         return arrived

@@ -32,7 +32,9 @@ def simulate(
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
     took = time.monotonic() - started
-    return {**_report(config, simulation), "simulation": {"seconds": took, "events": simulation.agenda.num_events}}
+    code = simulation.failure.code if simulation.failure is not None else ExitCode.OK
+    cost = {"seconds": took, "events": simulation.agenda.num_events, "exit_code": int(code)}
+    return {**_report(config, simulation), "simulation": cost}
 
 
 def _check(config: Config) -> None:
@@ -49,7 +51,7 @@ def _report(config: Config, simulation: Simulation) -> dict[str, Any]:
     alive = [peer.peer for peer in simulation.peers if peer.peer not in simulation.dead]
     run = Run(
         config=config,
-        error=simulation.error,
+        error=simulation.failure.sentence if simulation.failure is not None else None,
         seconds_to_target=simulation.seconds_to_target,
         wall_seconds=simulation.agenda.now,
         start_seconds=0.0,

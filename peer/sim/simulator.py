@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -24,6 +25,7 @@ from peer.assembly import (
     nominal_chunk_seconds,
 )
 from peer.config import TIMING, Config
+from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
 from peer.gossip.delivery import PRESETS
 from peer.gossip.round import RoundReport
@@ -82,7 +84,7 @@ class Simulation:
         self.curve: list[Observation] = []
         self.stop_reason = ""
         self.seconds_to_target: float | None = None
-        self.error: str | None = None
+        self.failure: Fatal | None = None  # what ended the run before its time
         self.evaluator: Evaluator | None = None
         self.rounds = 0  # of the furthest peer
         self._progress = progress
@@ -92,7 +94,7 @@ class Simulation:
         self._full_bytes = 4 * num_parameters
         self._sized = False
         self.dead: set[int] = set()
-        self._severed: set[tuple[int, int]] = set()
+        self._severed: Counter[tuple[int, int]] = Counter()  # by how many cuts
         self.peers = [
             SimPeer(
                 i,
@@ -170,9 +172,20 @@ class Simulation:
     def broken(self, peer: SimPeer, error: RoundBroken) -> None:
         """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
         if not peer.talk.directory.has_left(error.peer):
-            self.error = f"{error}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha"
+            told = f"{error}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha"
+            self.failure = Fatal(ExitCode.LOST, told)
         self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs every peer")
         self.agenda.stopped = True
+
+    def diverged(self, peer: SimPeer) -> bool:
+        in_a_row = peer.device.nonfinite_in_a_row
+        if in_a_row < self.config.nonfinite_limit:
+            return False
+        told = f"peer {peer.peer}: {in_a_row} chunks in a row had NaN or infinite gradients; lower --lr or look at the data"
+        self.failure = Fatal(ExitCode.NONFINITE, told)
+        self._limit(told)
+        self.agenda.stopped = True
+        return True
 
     # the run
 
@@ -197,14 +210,21 @@ class Simulation:
         for peer in self.peers:
             if not peer.gone:
                 peer.vanish()
-        if self.evaluator is not None and (not self.curve or self.curve[-1].seconds < agenda.now):
+        if len(self.dead) == config.peers:
+            self.failure = Fatal(ExitCode.LOST, "every peer has died")
+            self._limit(self.failure.sentence)
+        elif self.evaluator is not None and (not self.curve or self.curve[-1].seconds < agenda.now):
             self._look()
 
     def _observe(self) -> None:
         """Evaluate the mean model, as the observer of a real run does at the same cadence."""
-        seen = self._look()
+        before = self.curve[-1] if self.curve else None
+        if before is None or self._mean_round() > before.rounds:
+            seen = self._look()
+        else:  # no model has changed
+            seen = replace(before, seconds=self.agenda.now)
         if self.config.target_loss is not None and seen.loss <= self.config.target_loss:
-            self.seconds_to_target = seen.seconds
+            self.seconds_to_target = _crossing(before, seen, self.config.target_loss)
             self._limit(f"target loss {self.config.target_loss:g} reached")
             self.agenda.stopped = True
             return
@@ -215,10 +235,9 @@ class Simulation:
         assert self.evaluator is not None
         models = self.models()
         mean = mean_model(models)
-        rounds = [peer.round for peer in self.peers]
         seen = Observation(
             self.agenda.now,
-            sum(rounds) / len(rounds),
+            self._mean_round(),
             self.evaluator.loss(mean),
             consensus_distance(models, mean),
             self.samples(),
@@ -226,6 +245,9 @@ class Simulation:
         self.curve.append(seen)
         self._progress(self)
         return seen
+
+    def _mean_round(self) -> float:
+        return sum(peer.round for peer in self.peers) / len(self.peers)
 
     def models(self) -> Tensor:
         """[n, d] of the peers that have not died."""
@@ -254,7 +276,7 @@ class Simulation:
             self._link(i, j)
 
     def _link(self, i: int, j: int) -> None:
-        if j in self._linked[i] or {i, j} & self.dead or (min(i, j), max(i, j)) in self._severed:
+        if j in self._linked[i] or {i, j} & self.dead or self._severed[min(i, j), max(i, j)]:
             return
         self._linked[i].add(j)
         self._linked[j].add(i)
@@ -285,7 +307,7 @@ class Simulation:
             self._unlink(i, j)
 
     def _heal(self, pairs: Sequence[tuple[int, int]]) -> None:
-        self._severed.difference_update(pairs)
+        self._severed.subtract(pairs)
         for i in range(self.config.peers):
             self._link_up(i, self.peers[i].round)
 
@@ -293,9 +315,16 @@ class Simulation:
 
     def summaries(self) -> list[dict[str, object]]:
         """One of each peer, with the fields of a real one."""
-        return [
-            PeerSummary.of(peer.ledger, _Trained(peer), {0: peer}, _Lived(peer, self)).as_dict() for peer in self.peers
-        ]
+        made = [PeerSummary.of(peer.ledger, _Trained(peer), {0: peer}, _Lived(peer, self)) for peer in self.peers]
+        return [{**summary.as_dict(), "pid": None} for summary in made]
+
+
+def _crossing(before: Observation | None, seen: Observation, target: float) -> float:
+    """When the loss was at the target: on the straight line between two looks, which are far apart where rounds are short."""
+    if before is None or not before.loss > seen.loss:
+        return seen.seconds
+    passed = (before.loss - target) / (before.loss - seen.loss)
+    return before.seconds + passed * (seen.seconds - before.seconds)
 
 
 @dataclass(frozen=True, slots=True)

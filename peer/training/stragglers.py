@@ -212,6 +212,8 @@ def _draw(spec: str, effect: str) -> Draw:
         if two[1] == "bimodal" and float(two[2]) > 1:
             raise StragglerError(f"straggler {spec!r}: {two[2]} is no probability; {_EXAMPLE}.")
         return Draw(two[1], float(two[2]), _above_zero(spec, two[3]))
+    if re.search(r"(^|[:@/,])-[\d.]", effect):
+        raise StragglerError(f"straggler {spec!r}: times and factors can't be negative; {_EXAMPLE}.")
     raise StragglerError(f"straggler {spec!r} has no known effect after '='; {_EXAMPLE}.")
 
 

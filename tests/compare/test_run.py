@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from peer.compare.results import Cell, Result, load, matrix, save
 from peer.compare.run import command_line, config_of, open_folder, play, play_really
 from peer.config import Config, ConfigError, validated
 from peer.exit_codes import ExitCode, Fatal
+from tests.conftest import Grapevine
 
 BASE = {
     "peers": 3,
@@ -110,3 +113,119 @@ def test_what_a_run_says_when_it_fails_is_said() -> None:
     with pytest.raises(Fatal, match="task 'digitz' is unknown") as fatal:
         play_really(config_of(Cell("none", "dpsgd", "first", 0), validated({**BASE, "task": "digitz"})))
     assert fatal.value.code is ExitCode.CONFIG
+
+
+def test_a_simulation_that_fails_ends_the_comparison_in_a_sentence(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.txt"
+    trace.write_text("0.01\n0.01\n")
+    base = validated({**BASE, "straggler": (f"0=trace:{trace}",)})
+    cells = matrix(["none"], ["dpsgd"], ["barrier"], 1)
+    with pytest.raises(Fatal, match=r"trace.txt, line 2: the trace ends after 2 chunks") as fatal:
+        play(cells, base, tmp_path, simulated=True, done=lambda result: None)
+    assert fatal.value.code is ExitCode.CONFIG
+
+
+@pytest.mark.processes
+def test_a_real_run_that_failed_after_training_began_is_a_result_like_a_simulated_one(tmp_path: Path) -> None:
+    file = tmp_path / "crash.toml"
+    file.write_text("[[crash]]\npeer = 1\nat = '100ms'\n")
+    base = validated({**BASE, "metrics_port": -1, "chunk_seconds": 0.02, "max_rounds": 500})
+    cell = Cell(str(file), "ring-all-reduce", "first", 0)
+    (result,) = play([cell], base, tmp_path, simulated=False, done=lambda result: None)
+    assert "peer 1 died" in result.report["error"]
+    assert load(cell, tmp_path) == result
+
+
+def test_a_scenario_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("straggler = ['0=2x']\n")
+    base, out = validated(BASE), tmp_path / "out"
+    cell = Cell(str(file), "dpsgd", "first", 0)
+    assert cell.key != Cell(str(tmp_path / "b" / "mine.toml"), "dpsgd", "first", 0).key
+    open_folder(out, base, simulated=True, resume=False, scenarios=[str(file)])
+    save(Result(cell, {}, {}), out)
+    open_folder(out, base, simulated=True, resume=True, scenarios=[str(file), "none"])
+    file.write_text("straggler = ['0=3x']\n")
+    with pytest.raises(ConfigError, match=r"mine.toml has changed since .* was made"):
+        open_folder(out, base, simulated=True, resume=True, scenarios=[str(file)])
+
+
+@pytest.mark.processes
+def test_a_terminated_comparison_leaves_no_process_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = [
+        "compare",
+        "--simulate",
+        "--peers",
+        "3",
+        "--max-rounds",
+        "400",
+        "--seeds",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "peer", *words, "--closings", "first"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.terminate()
+        rest = process.stdout.read()  # ends when the last process that could write has ended
+    assert "seed" in first
+    assert "go on with --resume" in " ".join(rest.split())
+    assert process.returncode == ExitCode.INTERRUPTED
+
+
+def test_names_that_come_twice_are_played_once_and_none_is_refused(grapevine: Grapevine, tmp_path: Path) -> None:
+    words = [
+        "compare",
+        "--simulate",
+        "--task",
+        "timing",
+        "--peers",
+        "3",
+        "--max-rounds",
+        "3",
+        "--seeds",
+        "1",
+        "--closings",
+        "first",
+    ]
+    done = grapevine(
+        *words, "--scenario", "none", "--scenario", "none", "--algorithms", "dpsgd,dpsgd", "--out", str(tmp_path / "a")
+    )
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "a" / "cells").iterdir())) == 1
+    done = grapevine(*words, "--algorithms", ",", "--out", str(tmp_path / "b"))
+    assert done.code == 2
+    assert "--algorithms: name at least one" in done.err
+
+
+def test_a_failed_run_is_told_in_the_terminal_and_on_the_page(grapevine: Grapevine, tmp_path: Path) -> None:
+    file, out = tmp_path / "crash.toml", tmp_path / "out"
+    file.write_text("[[crash]]\npeer = 1\nat = '300ms'\n")
+    words = [
+        "compare",
+        "--simulate",
+        "--scenario",
+        str(file),
+        "--algorithms",
+        "ring-all-reduce",
+        "--peers",
+        "4",
+        "--seeds",
+        "1",
+    ]
+    done = grapevine(
+        *words, "--closings", "barrier,first", "--max-rounds", "60", "--target-loss", "1.9", "--out", str(out)
+    )
+    assert done.code == 0, done.err
+    assert "ring-all-reduce needs every peer" in done.out
+    page = (out / "report.html").read_text()
+    assert "ring-all-reduce needs every peer" in page
+    assert "2 runs failed" in page
+    assert "missed the target" not in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from peer.compare.theory import expected_speed_up, exponential_chunks, one_slow, own_rate, theory
@@ -26,6 +28,7 @@ def test_the_numbers_of_the_reference() -> None:
         ("0=bimodal:0.1,10", 200.0 * 0.91),
         ("0=pause:5s@5s/20s", 150.0),
         ("0=pause:30s@20s", 140.0),
+        ("0=pause:60s@70s/80s", 140.0),
     ],
 )
 def test_a_devices_own_rate(spec: str, rate: float) -> None:
@@ -55,3 +58,19 @@ def test_non_blocking_training_reaches_nearly_the_ceiling_and_blocking_does_not(
     ceilings = {"none": 8.0, "one-4x": 7.25, "hetero-1-to-4": sum(7 / (7 + 3 * i) for i in range(8))}
     pace = 1.0 if scenario == "none" else 0.25
     assert shares["barrier"] == pytest.approx(8 * pace / ceilings[scenario], abs=0.01)
+
+
+def test_a_ceiling_only_where_every_device_has_a_nominal_time(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.txt"
+    trace.write_text("0.01\n" * 500)
+    report = {"wall_seconds": 10.0, "samples": 500}
+    config = validated({"peers": 2, "straggler": (f"0=trace:{trace}",)})
+    assert theory(config, report)["ceiling_samples_per_second"] is None
+    assert theory(config, report, 0.01)["ceiling_samples_per_second"] == pytest.approx(400.0)
+
+
+def test_the_dead_compute_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "crash.toml"
+    file.write_text("[[crash]]\npeer = 1\nat = 5\n")
+    found = theory(validated({"peers": 2, "scenario": str(file)}), {"wall_seconds": 10.0, "samples": 500}, 0.01)
+    assert found["ceiling_samples_per_second"] == pytest.approx(200.0 * 1.5)

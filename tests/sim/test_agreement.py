@@ -11,7 +11,14 @@ from tests.daemon.rig import Rig, config
 
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
-    "adam and non-iid data": {"optimizer": "adam", "partition": "iid", "in_flight": "redo", "weighting": "samples"},
+    "adam and non-iid data": {
+        "task": "digits",
+        "optimizer": "adam",
+        "lr": 0.001,
+        "partition": "shards",
+        "in_flight": "redo",
+        "weighting": "samples",
+    },
     "slow, with a network": {"straggler": ("1=3x", "all=exp:0.5"), "scenario": "wan", "chunk_seconds": 0.0005},
 }
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from peer.exit_codes import ExitCode
 from peer.gossip.closing import CLOSINGS
+from peer.sim.play import simulate
 from peer.sim.simulator import Simulation
 from peer.training.stragglers import TraceEnded
 from tests.daemon.rig import config
@@ -44,8 +47,8 @@ def test_a_crash_costs_its_edges_and_no_waiting(tmp_path: Path, algorithm: str, 
 
 def test_a_ring_that_loses_a_peer_ends_with_the_sentence(tmp_path: Path) -> None:
     run = play(tmp_path, "[[crash]]\npeer = 2\nat = '5s'\n", algorithm="ring-all-reduce")
-    assert run.error is not None
-    assert "ring-all-reduce needs every peer" in run.error
+    assert run.failure is not None
+    assert "ring-all-reduce needs every peer" in run.failure.sentence
     assert run.agenda.now < 7
 
 
@@ -110,3 +113,55 @@ def test_a_trace_that_ends_early_is_said_with_file_and_line(tmp_path: Path) -> N
     trace.write_text("0.1\n" * 30)
     with pytest.raises(TraceEnded, match=r"device.txt, line 30: the trace ends after 30 chunks"):
         play(tmp_path, f"straggler = ['0=trace:{trace}']\n")
+
+
+def test_a_pair_that_two_cuts_sever_is_whole_when_both_are_over(tmp_path: Path) -> None:
+    """Rounds of 0.4 s: within the first cut and between the two ends nobody waits for an exchange that can't be."""
+    cuts = "".join(f"[[partition]]\npeers = [0]\nat = {at}\nuntil = {until}\n" for at, until in ((5, 20), (10, 60)))
+    run = play(tmp_path, cuts, closing="first", max_rounds=200)
+    assert run.peers[0].round == 200
+    assert run.agenda.now == pytest.approx(200 * 0.4, rel=0.15)
+    lost = run.peers[0].ledger.lost_by_neighbor
+    assert set(lost) == {1, 5}
+    assert all(110 < count < 150 for count in lost.values()), "about as many rounds as fit 5 .. 60 s"
+
+
+def test_a_run_whose_peers_have_all_died_says_so(tmp_path: Path) -> None:
+    crashes = "".join(f"[[crash]]\npeer = {peer}\nat = 2\n" for peer in range(6))
+    file = tmp_path / "all.toml"
+    file.write_text(crashes)
+    report = simulate(config(peers=6, chunk_seconds=0.1, max_rounds=60, task="digits", scenario=str(file)))
+    assert report["error"] == "every peer has died"
+    assert report["simulation"]["exit_code"] == ExitCode.LOST
+    assert report["train_loss"] is None
+
+
+def test_a_run_that_diverges_ends_with_the_daemons_sentence() -> None:
+    report = simulate(config(task="digits", lr=1e9, max_rounds=None, target_loss=0.1))
+    assert "chunks in a row had NaN or infinite gradients; lower --lr" in report["error"]
+    assert report["simulation"]["exit_code"] == ExitCode.NONFINITE
+
+
+def test_a_ring_keeps_no_more_than_what_is_under_way() -> None:
+    """Patience is 300 s: an event for each exchange that might be given up would be kept, with its vectors, for all that time."""
+    run = Simulation(config(peers=8, algorithm="ring-all-reduce", task="timing", max_rounds=40))
+    most, play = 0, run.round_ended
+
+    def watch(*arguments: Any) -> bool:
+        nonlocal most
+        most = max(most, len(run.agenda))
+        return play(*arguments)
+
+    run.round_ended = watch  # type: ignore[method-assign,assignment]
+    run.run()
+    assert 0 < most < 8 * 10
+
+
+def test_phases_that_find_everything_there_do_not_nest(tmp_path: Path) -> None:
+    """The payloads of 600 phases are there before the last peer is: as calls within calls they would exceed Python's stack."""
+    file = tmp_path / "far.toml"
+    file.write_text("straggler = ['0=200x']\n")
+    settings = {"peers": 300, "algorithm": "ring-all-reduce", "in_flight": "drain", "task": "timing", "max_rounds": 1}
+    run = Simulation(config(**settings, scenario=str(file)))
+    run.run()
+    assert all(peer.round == 1 for peer in run.peers)

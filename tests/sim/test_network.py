@@ -65,3 +65,10 @@ def test_a_short_cut_delays_and_a_long_one_loses() -> None:
     links = Links(Network(latency=1.0), 3, [long])
     assert links.word(0, 1, 11.0) == math.inf
     assert links.cuts() == [(10.0 + NOTICED_SECONDS, 60.0 + LINK_AGAIN_SECONDS, [(0, 1), (0, 2)])]
+
+
+def test_a_word_never_waits_behind_a_vector() -> None:
+    """Vectors have a stream of their own, also where chance or a cut makes order a matter of bookkeeping."""
+    links = Links(Network(latency=0.04, jitter=1e-6, bandwidth=1e5), 2, [Partition(peers=(0,), at=50.0, until=51.0)])
+    assert links.vector(0, 1, 200_000, 0.0) == pytest.approx(2.04, abs=1e-3)
+    assert links.word(0, 1, 0.0) == pytest.approx(0.04, abs=1e-3)
