@@ -5,9 +5,9 @@
 
 For each: seconds to training loss 0.1, measured with `grapevine up` on this machine and predicted by `grapevine simulate` with
 the same options and seeds (medians where there are several), and a scenario that adds what this machine's network is like. That is
-calibrated by one configuration that is not among the eight: ring all-reduce with a barrier and nobody slow, whose rounds last longer than
-their computing by 2 (n - 1) messages, one after the other. Devices jitter by up to 1 % a round: of eight that are exactly alike
-all would finish at once, and none would close a round by its word, as happens on any real machine.
+calibrated by one configuration that is not among the eight: ring all-reduce with a barrier and nobody slow, whose rounds last longer
+than their computing by n / 2 words and 2 (n - 1) messages, one after the other. Devices jitter by up to 1 % a round: of eight that are
+exactly alike all would finish at once, and none would close a round by its word, as happens on any real machine.
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ def kept(table: Path, algorithm: str, closing: str, straggler: str) -> list[dict
 
 
 def seconds_per_message(runs: list[dict[str, Any]], common: dict[str, Any]) -> float:
-    """How much longer a round of the calibration lasts than its computing, over the messages of a pass."""
+    """How much longer a round of the calibration lasts than its computing, over the messages that follow each other in it: the last
+    peer's word on its way to the far side of the ring, and the 2 (n - 1) of a pass."""
+    one_after_the_other = 2 * (common["peers"] - 1) + common["peers"] // 2
     rounds = statistics.median(run["seconds_to_target"] / run["rounds"] for run in runs)
-    return float(max((rounds - 8 * common["chunk_seconds"]) / (2 * (common["peers"] - 1)), 1e-5))
+    return float(max((rounds - 8 * common["chunk_seconds"]) / one_after_the_other, 1e-5))
 
 
 def main() -> None:

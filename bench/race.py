@@ -4,16 +4,17 @@
 
 Everything is equal but the method: task, data and its order, starting parameters, batch, learning rate, emulated devices (bench/rivals.py
 says how the torch side is written). Seconds until the training loss of the (mean) model is 0.1, its test accuracy then, processor
-seconds and peak resident memory of all processes of the run, Grapevine's launcher and observer and the rivals' judge included.
+seconds and peak memory of all processes of the run, Grapevine's launcher and observer and the rivals' judge included.
 
 Runs of the rivals with a straggler mostly sleep, and may go side by side (`--parallel`); all others run alone, one after the other.
-Finished runs are kept in OUT, so an interrupted race goes on. hivemind takes part when it is installed.
+Finished runs are kept in OUT, so an interrupted race goes on. hivemind takes part when it is installed (bench/hivemind_rival.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -26,18 +27,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+from kept import Kept
+
 TICK = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
 class Footprint:
-    """cpu_seconds: of all processes seen, as they were last. peak_bytes: most resident memory of all together at one sample; pages that
-    forked processes share count once for each, as the operating system tells it. A process that lives between two samples is missed."""
+    """cpu_seconds: of all processes seen, as they were last; one that lives between two samples is missed. peak_bytes: most memory of all
+    together at one sample, proportional set size (a page that n processes share counts 1/n in each); looked at more rarely, because it
+    takes the kernel a walk through all pages."""
 
     root: int
     every_seconds: float = 0.2
+    memory_every: int = 25
     peak_bytes: int = 0
     _cpu: dict[int, float] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -56,12 +59,17 @@ class Footprint:
         return sum(self._cpu.values())
 
     def _watch(self) -> None:
-        while not self._over.wait(self.every_seconds):
-            self._sample()
+        for sample in itertools.count(1):
+            if self._over.wait(self.every_seconds):
+                return
+            family = self._sample()
+            if sample % self.memory_every == 0:
+                self.peak_bytes = max(self.peak_bytes, sum(map(proportional_bytes, family)))
 
-    def _sample(self) -> None:
+    def _sample(self) -> list[int]:
+        """Processes of the run, and their processor time."""
         children: dict[int, list[int]] = {}
-        facts: dict[int, tuple[float, int]] = {}
+        seconds: dict[int, float] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -71,18 +79,26 @@ class Footprint:
                 continue
             pid = int(entry.name)
             children.setdefault(int(words[1]), []).append(pid)
-            facts[pid] = ((int(words[11]) + int(words[12])) / TICK, int(words[21]) * PAGE)
-        resident, border = 0, [self.root]
-        while border:
-            pid = border.pop()
-            border += children.get(pid, [])
-            if pid in facts:
-                self._cpu[pid], resident = facts[pid][0], resident + facts[pid][1]
-        self.peak_bytes = max(self.peak_bytes, resident)
+            seconds[pid] = (int(words[11]) + int(words[12])) / TICK
+        family = [self.root]
+        for pid in family:
+            family += children.get(pid, [])
+        self._cpu |= {pid: seconds[pid] for pid in family if pid in seconds}
+        return family
+
+
+def proportional_bytes(pid: int) -> int:
+    """0 for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 SCENARIOS = ("none", "one-4x", "one-10x", "exp")
 RIVALS = ("ddp", "local-sgd")
+GUEST = "hivemind"
 OURS = ("ring-all-reduce", "dpsgd")
 HERE = Path(__file__).parent
 
@@ -92,6 +108,8 @@ def command(method: str, peers: int, scenario: str, a: argparse.Namespace, out: 
     common += ["--target-loss", str(a.target_loss), "--seed", str(a.seed)]
     if method in RIVALS:
         return [sys.executable, str(HERE / "rivals.py"), method, *common, "--out", str(out)]
+    if method == GUEST:
+        return [sys.executable, str(HERE / "hivemind_rival.py"), *common, "--out", str(out)]
     return [
         sys.executable,
         "-m",
@@ -115,11 +133,20 @@ def run(method: str, peers: int, scenario: str, a: argparse.Namespace) -> dict[s
         out = Path(folder) / "out.json"
         started = time.monotonic()
         process = subprocess.Popen(
-            command(method, peers, scenario, a, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command(method, peers, scenario, a, out),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         with Footprint(process.pid) as footprint:
             said, _ = process.communicate()
         if process.returncode != 0 or not out.exists():
+            if method == GUEST:
+                print(
+                    f"{method} {peers} {scenario}: did not reach the target (exit {process.returncode})\n{said[-2000:]}"
+                )
+                return {"seconds_to_target": None, "took": time.monotonic() - started}
             raise SystemExit(f"{method} {peers} {scenario}: exit {process.returncode}\n{said}")
         full = json.loads(out.read_text())
     result = {name: full[name] for name in ("seconds_to_target", "test_accuracy")}
@@ -139,23 +166,23 @@ def run(method: str, peers: int, scenario: str, a: argparse.Namespace) -> dict[s
 
 
 def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    results: dict[str, dict[str, Any]] = json.loads(a.out.read_text())["runs"] if a.out.exists() else {}
+    settings = {name: getattr(a, name) for name in ("chunk_seconds", "lr", "target_loss", "seed")}
+    kept = Kept(a.out, settings)
 
     def one(entry: tuple[str, int, str]) -> None:
         key = "{} {} {}".format(*entry)
-        if key not in results:
-            results[key] = run(*entry, a)
-            settings = {name: getattr(a, name) for name in ("chunk_seconds", "lr", "target_loss", "seed")}
-            a.out.write_text(json.dumps({"settings": settings, "runs": results}, indent=1) + "\n")
+        if key not in kept.runs:
+            kept.add(key, run(*entry, a))
 
-    entries = [(method, peers, scenario) for peers in a.peers for scenario in SCENARIOS for method in (*RIVALS, *OURS)]
+    methods = (*RIVALS, *OURS, *([GUEST] if importlib.util.find_spec(GUEST) else []))
+    entries = [(method, peers, scenario) for peers in a.peers for scenario in SCENARIOS for method in methods]
     asleep = [entry for entry in entries if entry[0] in RIVALS and entry[2] != "none"]
     with ThreadPoolExecutor(a.parallel) as pool:
         list(pool.map(one, sorted(asleep, key=lambda entry: entry[2] != "one-10x")))
     for entry in entries:
         if entry not in asleep:
             one(entry)
-    return results
+    return kept.runs
 
 
 def table(results: dict[str, dict[str, Any]], peers_list: list[int]) -> str:
@@ -163,20 +190,26 @@ def table(results: dict[str, dict[str, Any]], peers_list: list[int]) -> str:
     head = ["processes", "method", *SCENARIOS, "accuracy", "cpu s", "memory"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for peers in peers_list:
-        seconds = {
-            (m, s): results[f"{m} {peers} {s}"]["seconds_to_target"] for m in (*RIVALS, *OURS) for s in SCENARIOS
-        }
-        for method in (*RIVALS, *OURS):
+        methods = [m for m in (*RIVALS, GUEST, *OURS) if f"{m} {peers} {SCENARIOS[-1]}" in results]
+        seconds = {(m, s): results[f"{m} {peers} {s}"]["seconds_to_target"] for m in methods for s in SCENARIOS}
+        for method in methods:
             runs = [results[f"{method} {peers} {s}"] for s in SCENARIOS]
-            accuracy = min(r["test_accuracy"] for r in runs)
-            cells = " | ".join(f"{seconds[method, s]:.1f} s" for s in SCENARIOS)
-            cpu, memory = max(r["cpu_seconds"] for r in runs), max(r["peak_bytes"] for r in runs) / 2**30
+            runs = [run for run in runs if run["seconds_to_target"] is not None]
+            cells = " | ".join(f"{seconds[method, s]:.1f} s" if seconds[method, s] else "never" for s in SCENARIOS)
+            accuracy = min((r["test_accuracy"] for r in runs), default=0.0)
+            cpu = max((r["cpu_seconds"] for r in runs), default=0.0)
+            memory = max((r["peak_bytes"] for r in runs), default=0) / 2**30
             lines.append(f"| {peers} | {method} | {cells} | {accuracy:.3f} | {cpu:.0f} | {memory:.1f} GiB |")
-        for rival in RIVALS:
+        for rival in methods[: -len(OURS)]:
             for ours in OURS:
-                ratios = " | ".join(f"**{seconds[rival, s] / seconds[ours, s]:.2f}x**" for s in SCENARIOS)
+                ratios = " | ".join(ratio(seconds[rival, s], seconds[ours, s]) for s in SCENARIOS)
                 lines.append(f"| {peers} | {ours} against {rival} | {ratios} | | | |")
     return "\n".join(lines)
+
+
+def ratio(theirs: float | None, ours: float) -> str:
+    """How many times faster ours is."""
+    return "-" if theirs is None else f"**{theirs / ours:.2f}x**"
 
 
 def main() -> None:
@@ -189,12 +222,11 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "race.json")
     a = parser.parse_args()
-    a.out.parent.mkdir(parents=True, exist_ok=True)
     results = measure(a)
     print()
     print(table(results, a.peers))
     if importlib.util.find_spec("hivemind") is None:
-        print("\nhivemind is not installed and did not take part.")
+        print("\nhivemind is not installed: it did not run.")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from __future__ import annotations
 import resource
 import time
 
+import torch
+
 from peer.assembly import make_schedule
 from peer.config import validated
 from peer.sim.simulator import Simulation
@@ -27,6 +29,7 @@ def measure(**options: object) -> tuple[float, float, int]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # as `grapevine simulate`
     measure(task="timing", peers=64, max_rounds=20)
     measure(peers=4, max_rounds=5)
     print("| run | cpu s | wall s | us per edge and round | against the first |")

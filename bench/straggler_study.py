@@ -10,7 +10,6 @@ in OUT, so an interrupted study goes on. Nothing here depends on the machine.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,11 +18,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from kept import Kept
+
 CHUNKS = (2, 4, 8, 16)
 CLOSINGS = ("first", "quorum", "deadline")
 IN_FLIGHT = ("carry", "redo", "drain")
 SCENARIOS = ("none", "one-4x", "one-10x", "exp", "hetero-1-to-4", "bimodal", "pareto", "pause", "wan")
 BATCH_SECONDS = 0.08
+LR = 0.3
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def run(choice: Choice, scenario: str, seed: int) -> dict[str, Any]:
         **asdict(choice),
         "scenario": scenario,
         "seed": seed,
-        "lr": 0.3,
+        "lr": LR,
         "target_loss": 0.1,
         "max_seconds": 400.0,
     }
@@ -70,17 +72,16 @@ def run(choice: Choice, scenario: str, seed: int) -> dict[str, Any]:
 
 
 def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    runs: dict[str, dict[str, Any]] = json.loads(a.out.read_text()) if a.out.exists() else {}
+    kept = Kept(a.out, {"batch_seconds": BATCH_SECONDS, "lr": LR, "target_loss": 0.1})
     wanted = [(c, s, k) for k in range(a.seeds) for c in choices() for s in SCENARIOS]
-    missing = {f"{c}; {s}; {k}": (c, s, k) for c, s, k in wanted if f"{c}; {s}; {k}" not in runs}
+    missing = {f"{c}; {s}; {k}": (c, s, k) for c, s, k in wanted if f"{c}; {s}; {k}" not in kept.runs}
     with ProcessPoolExecutor(a.processes, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(run, *entry): key for key, entry in missing.items()}
         for done, future in enumerate(as_completed(futures), 1):
-            runs[futures[future]] = future.result()
+            kept.add(futures[future], future.result())
             if done % 20 == 0 or done == len(futures):
-                a.out.write_text(json.dumps(runs, indent=0) + "\n")
                 print(f"{done} of {len(futures)}", flush=True)
-    return runs
+    return kept.runs
 
 
 def medians(runs: dict[str, dict[str, Any]], seeds: int, name: str) -> dict[tuple[Choice, str], float]:

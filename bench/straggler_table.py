@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kept import Kept
+
 ALGORITHMS = ("ring-all-reduce", "dpsgd", "matcha")
 SCENARIOS = {"none": [], "0=4x": ["0=4x"], "0=10x": ["0=10x"], "all=exp:1.0": ["all=exp:1.0"]}
 CLOSINGS = ("barrier", "first")
@@ -86,33 +88,21 @@ def run(cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def commit() -> str:
-    """What is measured: the commit of this checkout, with a + if files differ from it."""
-    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
-
-
 def measure(cells: list[Cell], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    results: dict[str, dict[str, Any]] = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else {}
+    kept = Kept(
+        arguments.out, {name: getattr(arguments, name) for name in ("chunk_seconds", "lr", "target_loss", "peers")}
+    )
 
     def one(cell: Cell) -> None:
-        if cell.key not in results:
-            results[cell.key] = run(cell, arguments)
-            settings = {
-                "chunk_seconds": arguments.chunk_seconds,
-                "lr": arguments.lr,
-                "target_loss": arguments.target_loss,
-                "peers": arguments.peers,
-                "commit": commit(),
-            }
-            arguments.out.write_text(json.dumps({"settings": settings, "runs": results}, indent=1) + "\n")
+        if cell.key not in kept.runs:
+            kept.add(cell.key, run(cell, arguments))
 
     asleep = [cell for cell in cells if cell.mostly_asleep]
     with ThreadPoolExecutor(arguments.parallel) as pool:
         list(pool.map(one, sorted(asleep, key=lambda cell: cell.scenario != "0=10x")))  # the longest first
     with ThreadPoolExecutor(arguments.parallel_awake) as pool:
         list(pool.map(one, [cell for cell in cells if not cell.mostly_asleep]))
-    return results
+    return kept.runs
 
 
 def table(results: dict[str, dict[str, Any]], repeats: int) -> str:
@@ -145,7 +135,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/straggler_table.json"))
     parser.add_argument("extra", nargs="*", help="further options of `grapevine up`, after --")
     arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     cells = [
         Cell(algorithm, closing, scenario, seed)
         for seed in range(arguments.repeats)
