@@ -1,21 +1,21 @@
-"""One peer of a local cluster: the process on the other end of the launcher's pipe.
+"""One peer of a local cluster: the process on the other end of the launcher's line.
 
-The pipe carries JSON lines. Child to launcher: bound, ready, summary, fatal. Launcher to child: addresses, stop. When the pipe
-breaks, the launcher is gone and the peer stops, so there are no orphans, however the launcher ended.
+Child to launcher: bound, ready, summary, fatal. Launcher to child: addresses, stop. When the line breaks, the launcher is gone and the
+peer stops, so there are no orphans, however the launcher ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from multiprocessing.connection import Connection
 
+from peer.cluster.line import Line
 from peer.config import Config
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import log_to_stderr, run_loop, serve
@@ -25,14 +25,14 @@ log = logging.getLogger("grapevine.cluster")
 
 
 class Leash:
-    """The child's end of the pipe, on its event loop."""
+    """The child's end of the line, on its event loop."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._host: Peer | None = None
         self._stop_reason = ""
         self._addresses: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(pipe.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(line.fileno(), self._read)
 
     def attach(self, host: Peer) -> None:
         """The peer that is stopped when the launcher says so or is gone."""
@@ -48,21 +48,22 @@ class Leash:
 
     def say(self, kind: str, content: object) -> None:
         try:
-            self._pipe.send_bytes(json.dumps({"kind": kind, "content": content}).encode())
+            self._line.say(kind, content)
         except OSError:
             self._stop("the launcher is gone")
 
     def _read(self) -> None:
         try:
-            message = json.loads(self._pipe.recv_bytes())
+            messages = self._line.heard()
         except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            asyncio.get_running_loop().remove_reader(self._line.fileno())
             self._stop("the launcher is gone")
             return
-        if message["kind"] == "addresses" and not self._addresses.done():
-            self._addresses.set_result(message["content"])
-        elif message["kind"] == "stop":
-            self._stop(message["content"])
+        for message in messages:
+            if message["kind"] == "addresses" and not self._addresses.done():
+                self._addresses.set_result(message["content"])
+            elif message["kind"] == "stop":
+                self._stop(message["content"])
 
     def _stop(self, reason: str) -> None:
         self._stop_reason = self._stop_reason or reason
@@ -72,8 +73,8 @@ class Leash:
             self._addresses.set_result([])  # nobody will introduce it any more
 
 
-async def _live(config: Config, peer: int, pipe: Connection) -> ExitCode:
-    leash = Leash(pipe)
+async def _live(config: Config, peer: int, line: Line) -> ExitCode:
+    leash = Leash(line)
 
     def started(host: Peer) -> None:
         host.on_training = lambda: leash.say("ready", time.monotonic())
@@ -88,17 +89,17 @@ async def _live(config: Config, peer: int, pipe: Connection) -> ExitCode:
     return ExitCode.OK
 
 
-def child_main(config_json: str, peer: int, pipe: Connection) -> None:
+def child_main(config_json: str, peer: int, end: socket.socket) -> None:
     """Entry point of the forked process. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole process group; the launcher decides
     code = ExitCode.BUG
     try:
         config = Config.model_validate_json(config_json)
         log_to_stderr(config)
-        code = run_loop(_live(config, peer, pipe))
+        code = run_loop(_live(config, peer, Line(end)))
     except Exception:
         log.exception("peer %d: a bug ended this peer", peer)
     finally:
-        pipe.close()
+        end.close()
         logging.shutdown()
         os._exit(code)  # no interpreter tear-down: nothing of it is of use, and torch's takes long

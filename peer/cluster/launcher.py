@@ -6,17 +6,17 @@ Each peer binds its own port and reports it; only then are the addresses handed 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from peer.cluster.forkserver import context
+from peer.cluster.line import Line
 from peer.config import Config
 from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.exit_codes import ExitCode, Fatal
@@ -40,7 +40,7 @@ class Child:
 
     peer: int
     process: ForkServerProcess
-    pipe: Connection
+    line: Line
     address: str = ""
     metrics_port: int = -1
     ready_at: float | None = None
@@ -71,19 +71,19 @@ class Launcher:
         """Spawn all peers. Returns at once; see `introduce`."""
         processes = context()
         for peer in range(self.config.peers):
-            ours, theirs = processes.Pipe()
+            ours, theirs = socket.socketpair()
             config = self._config_of(peer)
             process = processes.Process(
                 target=_enter, args=(config.model_dump_json(), peer, theirs), name=f"grapevine-peer-{peer}"
             )
             process.start()
             theirs.close()
-            self.adopt(Child(peer, process, ours))
+            self.adopt(Child(peer, process, Line(ours)))
 
     def adopt(self, child: Child) -> None:
         """Listen to a started process from now on."""
         self.children.append(child)
-        asyncio.get_running_loop().add_reader(child.pipe.fileno(), self._read, child)
+        asyncio.get_running_loop().add_reader(child.line.fileno(), self._read, child)
 
     async def introduce(self) -> None:
         """Wait until every peer listens, and tell all of them the addresses. Raises Fatal or Interrupted."""
@@ -148,12 +148,12 @@ class Launcher:
                 os.kill(child.process.pid, signal.SIGKILL)
 
     def _let_go(self, child: Child) -> None:
-        """Nothing is read of a child any more. On the loop, and readers before the pipe: a closed number may be another file's next."""
+        """Nothing is read of a child any more. On the loop, and readers before the line: a closed number may be another file's next."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(child.process.sentinel)
-        if not child.pipe.closed:
-            loop.remove_reader(child.pipe.fileno())
-            child.pipe.close()
+        if not child.line.closed:
+            loop.remove_reader(child.line.fileno())
+            child.line.close()
 
     def _config_of(self, peer: int) -> Config:
         port = self.config.metrics_port
@@ -184,18 +184,22 @@ class Launcher:
         if child.ended:
             return
         try:
-            child.pipe.send_bytes(json.dumps({"kind": kind, "content": content}).encode())
+            child.line.say(kind, content)
         except OSError:
             return  # it is ending; what it said last is still read
 
     def _read(self, child: Child) -> None:
         try:
-            message = json.loads(child.pipe.recv_bytes())
+            messages = child.line.heard()
         except (EOFError, OSError):
             self._hung_up(child)
             return
-        content = message["content"]
-        match message["kind"]:
+        for message in messages:
+            self._hear(child, message["kind"], message["content"])
+        self.changed.set()
+
+    def _hear(self, child: Child, kind: str, content: Any) -> None:
+        match kind:
             case "bound":
                 child.address, child.metrics_port = content["address"], content["metrics_port"]
             case "ready":
@@ -204,12 +208,11 @@ class Launcher:
                 child.summary = content
             case "fatal":
                 child.fatal = Fatal(ExitCode(content["code"]), content["sentence"])
-        self.changed.set()
 
     def _hung_up(self, child: Child) -> None:
         """It has said all it will; its process ends a moment later, and only then is it known how."""
         loop = asyncio.get_running_loop()
-        loop.remove_reader(child.pipe.fileno())
+        loop.remove_reader(child.line.fileno())
         loop.add_reader(child.process.sentinel, self._end, child)
 
     def _end(self, child: Child) -> None:
@@ -226,7 +229,7 @@ def _how(child: Child) -> str:
     return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _enter(config_json: str, peer: int, pipe: Connection) -> None:
+def _enter(config_json: str, peer: int, end: socket.socket) -> None:
     from peer.cluster.child import child_main
 
-    child_main(config_json, peer, pipe)
+    child_main(config_json, peer, end)

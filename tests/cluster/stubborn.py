@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import signal
-from multiprocessing.connection import Connection
+import socket
+import time
 
 
-def does_not_listen(pipe: Connection) -> None:
+def does_not_listen(line: socket.socket) -> None:
     """Says hello and never ends by itself."""
-    pipe.send_bytes(b'{"kind": "ready", "content": 1.0}')
+    line.sendall(b'{"kind": "ready", "content": 1.0}\n')
     while True:
         signal.pause()
 
 
-def hangs_up_and_lives_on(pipe: Connection, done: Connection) -> None:
-    """Closes the launcher's pipe, says so elsewhere, and never ends by itself."""
-    pipe.close()
-    done.send_bytes(b"closed")
+def hangs_up_and_lives_on(line: socket.socket, done: socket.socket) -> None:
+    """Closes the launcher's line, says so elsewhere, and never ends by itself."""
+    line.close()
+    done.sendall(b"closed")
     while True:
         signal.pause()
+
+
+def takes_breath(line: socket.socket) -> None:
+    """Gives a summary of 300 kB in three parts with a pause between them, and ends."""
+    message = b'{"kind": "summary", "content": {"rounds": "' + b"x" * 300_000 + b'"}}\n'
+    for first, last in ((0, 7), (7, 200_000), (200_000, len(message))):
+        line.sendall(message[first:last])
+        time.sleep(0.2)
