@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ import uvloop
 
 from peer.cluster import line as lines
 from peer.cluster.child import child_main
+from peer.cluster.forkserver import context
 from peer.cluster.launcher import PATIENCE, Child, Launcher
 from peer.cluster.line import Line
 from peer.config import validated
@@ -23,12 +23,10 @@ from peer.daemon.process import stop_on_signals
 from peer.exit_codes import ExitCode
 from tests.cluster.stubborn import does_not_listen, hangs_up_and_lives_on, takes_breath
 
-PROCESSES = multiprocessing.get_context("forkserver")
-
 
 def start(target: Callable[..., None], *more: socket.socket) -> Child:
     ours, theirs = socket.socketpair()
-    process = PROCESSES.Process(
+    process = context().Process(
         target=target, args=(theirs, *more), daemon=True
     )  # a test that fails leaves nobody behind
     process.start()
