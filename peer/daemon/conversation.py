@@ -45,6 +45,7 @@ class Conversation:
             round_timeout=round_timeout,
         )
         self._metrics = metrics
+        self._hangs_up = False
         self._now: Callable[[], float] = asyncio.get_running_loop().time
 
     @property
@@ -69,6 +70,11 @@ class Conversation:
     def say_leaving(self, round: int) -> None:
         """Goodbye: this peer takes part up to and excluding `round`."""
         self._talk.say_leaving(round)
+
+    def say_last_words(self) -> None:
+        """Goodbye, and from now on it is this peer that hangs up: nobody is lost by it."""
+        self.say_leaving(self.round)
+        self._hangs_up = True
 
     # what this peer knows
 
@@ -111,7 +117,7 @@ class Conversation:
         self.stirred.set()
 
     def on_link_down(self, peer: int, reason: str) -> None:
-        if self._talk.link_down(peer):
+        if not self._hangs_up and self._talk.link_down(peer):
             log.warning("peer %d lost its link to peer %d: %s", self.peer, peer, reason)
         self.stirred.set()
 

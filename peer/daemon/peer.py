@@ -210,7 +210,7 @@ class Peer:
 
     async def _leave(self, transport: Transport, said: Conversation) -> None:
         self.state = "draining"
-        said.say_leaving(said.round)
+        said.say_last_words()
         await self._stop_trainer()
         self._count()
         await transport.stop()
