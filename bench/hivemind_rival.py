@@ -24,12 +24,12 @@ from typing import Any
 
 import hivemind
 import torch
-from rivals import Batches, Device, Judge, shared
+from rivals import Batches, Device, Judge, arguments, shared, until_written
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from peer.assembly import make_scenario, make_stragglers
-from peer.config import Config, validated
+from peer.config import Config
 from peer.training.flat import FlatModel
 from peer.training.task import build_model
 
@@ -105,29 +105,14 @@ def end_session() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=int, default=4)
-    parser.add_argument("--scenario", default="none")
-    parser.add_argument("--chunk-seconds", type=float, default=0.01)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--target-loss", type=float, default=0.1)
-    parser.add_argument("--local-steps", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-seconds", type=float, default=600.0)
-    parser.add_argument("--out", type=Path, required=True)
-    a = parser.parse_args()
-    names = ("peers", "scenario", "chunk_seconds", "lr", "target_loss", "seed")
-    config = validated({name: getattr(a, name) for name in names})
+    a, config = arguments(parser, max_seconds=600.0)
     entrance = torch.zeros(512, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     models, steps = shared(config)
     gate = torch.multiprocessing.get_context("spawn").Barrier(config.peers)
     ranks = spawn(
         work, (config, a.local_steps, entrance, models, steps, gate, str(a.out)), nprocs=config.peers, join=False
     )  # type: ignore[no-untyped-call]
-    until = time.monotonic() + a.max_seconds
-    while not a.out.exists() and time.monotonic() < until and all(p.is_alive() for p in ranks.processes):
-        time.sleep(0.1)
-    time.sleep(0.1)
-    if not a.out.exists():
+    if not until_written(a.out, ranks, a.max_seconds):
         with suppress(Exception):
             ranks.join(timeout=0)
         for number, file in enumerate(ranks.error_files):

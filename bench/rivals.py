@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessContext, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from peer.assembly import make_scenario, make_stragglers
@@ -160,9 +160,8 @@ def shared(config: Config) -> tuple[Tensor, Tensor]:
     return models.share_memory_(), steps.share_memory_()  # type: ignore[no-untyped-call]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["ddp", "local-sgd"])
+def arguments(parser: argparse.ArgumentParser, max_seconds: float) -> tuple[argparse.Namespace, Config]:
+    """What every rival is told on its command line, and the config of it."""
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--scenario", default="none")
     parser.add_argument("--chunk-seconds", type=float, default=0.01)
@@ -170,11 +169,25 @@ def main() -> None:
     parser.add_argument("--target-loss", type=float, default=0.1)
     parser.add_argument("--local-steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-seconds", type=float, default=1200.0)
+    parser.add_argument("--max-seconds", type=float, default=max_seconds)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
     names = ("peers", "scenario", "chunk_seconds", "lr", "target_loss", "seed")
-    config = validated({name: getattr(a, name) for name in names})
+    return a, validated({name: getattr(a, name) for name in names})
+
+
+def until_written(out: Path, ranks: ProcessContext, seconds: float) -> bool:
+    """Wait for the judge's file, at most so many seconds and as long as all ranks live; whether it is there."""
+    until = time.monotonic() + seconds
+    while not out.exists() and time.monotonic() < until and all(p.is_alive() for p in ranks.processes):
+        time.sleep(0.1)
+    return out.exists()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["ddp", "local-sgd"])
+    a, config = arguments(parser, max_seconds=1200.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -182,15 +195,12 @@ def main() -> None:
     ranks = spawn(
         work, (a.kind, a.local_steps, config, port, models, steps, str(a.out)), nprocs=config.peers, join=False
     )  # type: ignore[no-untyped-call]
-    until = time.monotonic() + a.max_seconds
-    while not a.out.exists() and time.monotonic() < until and all(p.is_alive() for p in ranks.processes):
-        time.sleep(0.1)
-    time.sleep(0.1)
+    written = until_written(a.out, ranks, a.max_seconds)
     for process in ranks.processes:
         process.kill()
         process.join()
     sys.stdout.flush()
-    os._exit(0 if a.out.exists() else 1)
+    os._exit(0 if written else 1)
 
 
 if __name__ == "__main__":
