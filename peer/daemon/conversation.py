@@ -96,7 +96,8 @@ class Conversation:
 
     def missed(self, peer: int) -> None:
         """That peer missed the deadline of an exchange."""
-        self._talk.missed(peer)
+        if self._talk.missed(peer):
+            log.warning("peer %d goes on without peer %d, which is silent", self.peer, peer)
 
     # what this peer hears: the Listener of the transport
 

@@ -1,0 +1,168 @@
+"""How soon two peers talk again after a silent cut: for a minute no packet passes between their machines, and nothing says so.
+
+    sudo python bench/silent_cut.py [--seconds 60]
+
+Two machines (network namespaces) on a switch (a bridge in a third); the cut takes a port out of the switch, so that both ends still have
+a carrier and TCP hears nothing. The peers are `grapevine peer`; what is timed is what they log: that they go on
+alone, and the new link. The
+reference, over the same cut, is a plain grpc.aio channel with default options that asks the other peer's health service in turn, each
+call with a deadline of a second. Prints one JSON object. Needs root and iproute2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ADDRESSES = ("10.79.0.1", "10.79.0.2")
+PORT = 7000
+HEALED_WITHIN = 120.0
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+class Wire:
+    """Two hosts and the switch between them, in namespaces of this process's own."""
+
+    def __init__(self) -> None:
+        self.hosts = [f"grapevine-{os.getpid()}-{name}" for name in ("a", "b")]
+        self._switch = f"grapevine-{os.getpid()}-s"
+
+    @contextmanager
+    def up(self) -> Iterator[Wire]:
+        made = [self._switch, *self.hosts]
+        try:
+            for name in made:
+                ip("netns", "add", name)
+            ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
+            ip("-n", self._switch, "link", "set", "br0", "up")
+            for number, (host, address) in enumerate(zip(self.hosts, ADDRESSES, strict=True)):
+                self._plug(host, address, f"port{number}")
+            yield self
+        finally:
+            for name in made:
+                subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
+
+    def _plug(self, host: str, address: str, port: str) -> None:
+        ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._switch)
+        ip("-n", host, "addr", "add", f"{address}/24", "dev", "eth0")
+        for name, device in ((host, "lo"), (host, "eth0"), (self._switch, port)):
+            ip("-n", name, "link", "set", device, "up")
+        ip("-n", self._switch, "link", "set", port, "master", "br0")
+
+    def cut(self) -> None:
+        ip("-n", self._switch, "link", "set", "port1", "nomaster")
+
+    def heal(self) -> None:
+        ip("-n", self._switch, "link", "set", "port1", "master", "br0")
+
+
+class Told:
+    """A process, and when it wrote which line; the thread ends with it."""
+
+    def __init__(self, host: str, *command: str) -> None:
+        self.process = subprocess.Popen(
+            ["ip", "netns", "exec", host, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.lines: list[tuple[float, str]] = []
+        self._more = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._more:
+                self.lines.append((time.monotonic(), line.rstrip()))
+                self._more.notify_all()
+
+    def when(self, words: str, since: float, within: float) -> float | None:
+        """Seconds after `since` at which it first wrote these words; None: not within so many."""
+
+        def found() -> float | None:
+            return next((at - since for at, line in self.lines if at >= since and words in line), None)
+
+        with self._more:
+            self._more.wait_for(lambda: found() is not None, max(since + within - time.monotonic(), 0.0))
+            return found()
+
+    @contextmanager
+    def living(self) -> Iterator[Told]:
+        try:
+            yield self
+        finally:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def peer(wire: Wire, number: int) -> Told:
+    addresses = [word for address in ADDRESSES for word in ("--address", f"{address}:{PORT}")]
+    words = ["--peer", str(number), "--peers", "2", *addresses, "--listen", f"{ADDRESSES[number]}:{PORT}"]
+    more = ["--metrics-port", "-1", "--chunk-seconds", "0.01", "--log-level", "info"]
+    return Told(wire.hosts[number], sys.executable, "-m", "peer", "peer", *words, *more)
+
+
+async def ask_for_ever() -> None:
+    """What a plain channel makes of it."""
+    async with grpc.aio.insecure_channel(f"{ADDRESSES[1]}:{PORT}") as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        while True:
+            try:
+                await check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                print("answered", flush=True)
+            except grpc.aio.AioRpcError as error:
+                print(f"failed: {error.code().name}", flush=True)
+            await asyncio.sleep(0.1)
+
+
+def measure(seconds: float) -> dict[str, object]:
+    with ExitStack() as stack:
+        wire = stack.enter_context(Wire().up())
+        peers = [stack.enter_context(peer(wire, number).living()) for number in (0, 1)]
+        plain = stack.enter_context(Told(wire.hosts[0], sys.executable, __file__, "--plain").living())
+        for told, words in ((peers[0], "training"), (peers[1], "training"), (plain, "answered")):
+            if told.when(words, 0.0, time.monotonic() + 60) is None:
+                raise SystemExit(f"it never said {words!r}: {told.lines}")
+        cut_at = time.monotonic()
+        wire.cut()
+        time.sleep(seconds)
+        noticed = [told.when("goes on without", cut_at, 0.0) for told in peers]
+        healed_at = time.monotonic()
+        wire.heal()
+        again = [told.when("again", healed_at, HEALED_WITHIN) for told in peers]
+        return {
+            "cut_seconds": seconds,
+            "noticed_seconds": noticed,
+            "again_seconds": again,
+            "plain_channel_again_seconds": plain.when("answered", healed_at, HEALED_WITHIN),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="How long the cut lasts")
+    parser.add_argument("--plain", action="store_true", help="Be the reference; started by this bench itself")
+    a = parser.parse_args()
+    if a.plain:
+        asyncio.run(ask_for_ever())
+    print(json.dumps(measure(a.seconds)))
+
+
+if __name__ == "__main__":
+    main()
