@@ -4,8 +4,8 @@
 
 Real processes over gRPC, the digits MLP on a random regular graph of degree 4, emulated computing (chunks of 100 ms, so that the
 machine carries 64 of them), D-PSGD and MATCHA. Each number of peers is run twice, for 10 rounds and for 10 more than asked; the
-difference is what rounds cost, without the start and the end; of the peers only, not of the launcher. Memory: of all processes. Ratios are against the
-fewest peers of the same run.
+difference is what rounds cost, without the start and the end; of the peers only, not of the launcher. Memory: of all processes.
+Ratios are against the fewest peers of the same run.
 """
 
 from __future__ import annotations
