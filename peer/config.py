@@ -105,6 +105,10 @@ class Config(BaseModel):
         "iid", description="How the data is dealt to peers [alike]"
     )
     alpha: float = Field(0.5, gt=0, description="dirichlet: less is more uneven [alike]")
+    trainer: Literal["thread", "process"] = Field(
+        "thread",
+        description="Where chunks are computed: beside the daemon in its process, or in one of its own (on the CPU)",
+    )
     nonfinite_limit: int = Field(
         10, ge=1, description="Chunks in a row with NaN or infinite gradients before the peer stops"
     )

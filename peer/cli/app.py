@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from peer import __version__
-from peer.cli.options import NETWORK_OPTIONS, all_but, with_options
+from peer.cli.options import DAEMON_OPTIONS, all_but, with_options
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from topology import TopologyError
@@ -90,7 +90,7 @@ def up(config: Config) -> None:
 
 
 @app.command()
-@with_options(all_but(*NETWORK_OPTIONS))
+@with_options(all_but(*DAEMON_OPTIONS))
 def simulate(
     config: Config,
     exact: Annotated[
@@ -107,7 +107,7 @@ def simulate(
 
 
 @app.command()
-@with_options(all_but(*NETWORK_OPTIONS, "algorithm", "closing", "scenario", "report"))
+@with_options(all_but(*DAEMON_OPTIONS, "algorithm", "closing", "scenario", "report"))
 def compare(
     config: Config,
     scenario: Annotated[

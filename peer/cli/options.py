@@ -45,6 +45,7 @@ PANELS = {
         "optimizer",
         "partition",
         "alpha",
+        "trainer",
         "nonfinite_limit",
     ),
     "Emulated devices": ("scenario", "straggler", "chunk_seconds"),
@@ -61,7 +62,7 @@ PANELS = {
     ),
 }
 #: What only real processes have.
-NETWORK_OPTIONS = ("peer", "listen", "addresses", "metrics_port", "start_timeout", "reflection", "log_level")
+DAEMON_OPTIONS = ("trainer", "peer", "listen", "addresses", "metrics_port", "start_timeout", "reflection", "log_level")
 #: Fields whose flag is not their name: the flag repeats, so it is in the singular.
 FLAGS = {"addresses": "--address"}
 

@@ -103,11 +103,13 @@ class Launcher:
 
     def check(self) -> None:
         """Raises Fatal if a peer has ended with one, or has died and can't be done without."""
-        fatal = [child.fatal for child in self.children if child.fatal is not None]
+        needed = ALGORITHMS[self.config.algorithm].delivery is Delivery.EVERY_MESSAGE
+        fatal = [
+            f for child in self.children if (f := child.fatal) is not None and (needed or f.code is not ExitCode.LOST)
+        ]
         if fatal:
             raise min(fatal, key=lambda f: f.code is ExitCode.ABSENT)
         training = all(child.ready_at is not None for child in self.children)
-        needed = ALGORITHMS[self.config.algorithm].delivery is Delivery.EVERY_MESSAGE
         for child in self.children:
             if child.died and (needed or not training or sum(not other.died for other in self.children) < 2):
                 raise Fatal(ExitCode.LOST, f"peer {child.peer} died ({_how(child)})")
@@ -219,12 +221,14 @@ class Launcher:
         asyncio.get_running_loop().remove_reader(child.process.sentinel)
         child.process.join(0)
         child.ended = True
-        if child.died and child.fatal is None:
+        if child.died and (child.fatal is None or child.fatal.code is ExitCode.LOST):
             log.warning("peer %d died (%s)", child.peer, _how(child))
         self.changed.set()
 
 
 def _how(child: Child) -> str:
+    if child.fatal is not None:
+        return child.fatal.sentence
     code = child.process.exitcode
     return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from peer.assembly import (
     make_algorithm,
@@ -24,11 +26,12 @@ from peer.gossip.closing import ClosingPolicy
 from peer.scenario import Scenario
 from peer.training.accumulator import Accumulator, InFlight
 from peer.training.chunk import ChunkComputer
-from peer.training.data import SampleStream, partition_dataset
+from peer.training.data import Indices, SampleStream, partition_dataset
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
+from peer.training.remote import ComputerProcess, shared_memory
 from peer.training.task import Task, build_model, load_task, num_samples
-from peer.training.trainer import ChunkEvent, Trainer
+from peer.training.trainer import ChunkEvent, Computer, Trainer
 from peer.transport.base import Identity
 from topology import Schedule
 
@@ -81,9 +84,8 @@ def warm_up(config: Config, parts: Parts) -> None:
     model = FlatModel(build_model(parts.task, config.seed))
     data = parts.task.train_data()
     computer = ChunkComputer(parts.task, model, data)
-    first = np.arange(min(config.chunk_samples, num_samples(data)))
     with suppress(Exception):  # a task that fails is reported by its first real chunk
-        chunk = computer.compute(first)
+        chunk = computer.compute(_first(config, data))
         MasterOptimizer(parts.task, model.layout, model.vector, config.optimizer, config.lr).step(chunk.gradient, 0)
 
 
@@ -93,10 +95,22 @@ def _trainer(
     data = task.train_data()
     shares = partition_dataset(task, data, config.peers, config.partition, config.alpha, config.seed)
     return Trainer(
-        ChunkComputer(task, make_model(config, task), data),
+        _computer(config, task, data),
         SampleStream(shares[peer], config.seed, peer, config.chunk_samples),
         Accumulator(master.vector.numel(), config.chunks, InFlight(config.in_flight)),
         make_stragglers(config, scenario).for_peer(peer),
         nominal_chunk_seconds(config, scenario),
         notify,
     )
+
+
+def _computer(config: Config, task: Task, data: Dataset[Any]) -> Computer:
+    if config.trainer == "thread":
+        return ChunkComputer(task, make_model(config, task), data)
+    model = FlatModel(build_model(task, config.seed), memory=shared_memory)
+    return ComputerProcess(ChunkComputer(task, model, data), model, _first(config, data))
+
+
+def _first(config: Config, data: Dataset[Any]) -> Indices:
+    """A chunk to warm up with."""
+    return np.arange(min(config.chunk_samples, num_samples(data)))

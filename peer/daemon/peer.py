@@ -20,6 +20,7 @@ from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
 from peer.metrics import PeerMetrics
 from peer.training.accumulator import InFlight
+from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
 from peer.transport.base import ExchangeKey, Transport
 from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
@@ -258,9 +259,7 @@ class Peer:
 
     def _on_chunk(self, event: ChunkEvent) -> None:
         if event.error is not None:
-            self._die(
-                Fatal(ExitCode.TASK, f"peer {self.peer}: the task failed: {type(event.error).__name__}: {event.error}")
-            )
+            self._die(self._fatal_of(event.error))
         else:
             assert event.verdict is not None
             self.metrics.chunk(str(event.verdict))
@@ -274,6 +273,12 @@ class Peer:
                 )
         if self._said is not None:
             self._said.stirred.set()
+
+    def _fatal_of(self, error: BaseException) -> Fatal:
+        if isinstance(error, ComputerDied):
+            return Fatal(ExitCode.LOST, f"peer {self.peer}: the process of its trainer {error}")
+        kind = "" if isinstance(error, ComputerFailed) else f"{type(error).__name__}: "
+        return Fatal(ExitCode.TASK, f"peer {self.peer}: the task failed: {kind}{error}")
 
     def _die(self, fatal: Fatal) -> None:
         self._fatal = self._fatal or fatal

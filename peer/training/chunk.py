@@ -57,7 +57,14 @@ class ChunkComputer:
     def load(self, params: Tensor) -> None:
         """Take over parameters and buffers [d]; the following chunks are computed there."""
         self._model.vector.copy_(params)
+        self.take_over()
+
+    def take_over(self) -> None:
+        """What is in the model's vector now are the parameters and buffers of the following chunks."""
         self._buffers.copy_(self._model.buffers)
+
+    def close(self) -> None:
+        """Nothing of it outlives it."""
 
     def compute(self, indices: Indices) -> Chunk:
         """The chunk of the samples at these dataset indices [b]. Errors of the task's model or loss pass through."""

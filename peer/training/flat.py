@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,11 +69,13 @@ class Layout:
 class FlatModel:
     """A module whose parameters and float buffers are views of one vector [d]; it starts with the module's values.
 
+    memory: makes a vector of so many floats on the CPU, for the model's own and for its gradient; default: on the module's device.
     Raises TaskError if a tensor is not float32, not initialised, or if there is nothing to train.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, memory: Callable[[int], Tensor] | None = None) -> None:
         self.module = module
+        self._memory = memory
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         buffers = _mixed_buffers(module)
         tensors: dict[str, Tensor] = {**self._parameters, **buffers}
@@ -87,7 +90,8 @@ class FlatModel:
             num_params=sum(p.numel() for p in self._parameters.values()),
             num_buffers=sum(b.numel() for b in buffers.values()),
         )
-        self.vector = torch.cat([t.detach().reshape(-1) for t in tensors.values()])
+        flat = torch.cat([t.detach().reshape(-1) for t in tensors.values()])
+        self.vector = flat if memory is None else memory(flat.numel()).copy_(flat)
         for tensor, view in zip(tensors.values(), self.layout.views(self.vector).values(), strict=True):
             tensor.data = view
 
@@ -95,9 +99,10 @@ class FlatModel:
     def gradient(self) -> Tensor:
         """[d] The gradient; `.grad` of every parameter is a view of its first d_params floats.
 
-        Made at first use, zeros. Autograd adds to it in place; clear it with `zero_()`, never by setting it to None.
+        Made at first use, zeros (so must be what `memory` makes). Autograd adds to it in place; clear it with `zero_()`, never by
+        setting it to None.
         """
-        gradient = torch.zeros_like(self.vector)
+        gradient = torch.zeros_like(self.vector) if self._memory is None else self._memory(self.layout.dim)
         views = self.layout.views(gradient)
         for name, param in self._parameters.items():
             param.grad = views[name]

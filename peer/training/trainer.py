@@ -30,7 +30,7 @@ from torch import Tensor
 
 from peer.gossip.effects import Accumulated
 from peer.training.accumulator import Accumulator, Samples, Verdict
-from peer.training.chunk import ChunkComputer
+from peer.training.chunk import Chunk
 from peer.training.data import Indices, SampleStream
 from peer.training.stragglers import Slowness
 
@@ -70,6 +70,17 @@ class Clock(Protocol):
     def wait(self, condition: threading.Condition, seconds: float | None) -> None:
         """Wait, with the condition held, until it is notified or the seconds are over (None: no limit)."""
         ...
+
+
+class Computer(Protocol):
+    """What computes chunks: `ChunkComputer`, here or in a process of its own."""
+
+    def load(self, params: Tensor) -> None: ...
+
+    def compute(self, indices: Indices) -> Chunk: ...
+
+    def close(self) -> None:
+        """End what can be ended; called once nothing more is asked of it."""
 
 
 class RealClock:
@@ -143,7 +154,7 @@ class Trainer:
 
     def __init__(
         self,
-        computer: ChunkComputer,
+        computer: Computer,
         stream: SampleStream,
         accumulator: Accumulator,
         slowness: Slowness,
@@ -175,11 +186,13 @@ class Trainer:
     def stop(self, timeout: float) -> bool:
         """Interrupt an emulated chunk, abandon what was not handed out, and join; whether the thread has ended.
 
-        A real computation cannot be interrupted: if it outlasts `timeout` seconds, the daemon thread drops it later.
+        A real computation can be interrupted only in a process of its own: else, if it outlasts `timeout` seconds, the daemon thread drops
+        it later.
         """
         with self._held():
             self._halt()
             self._accumulator.abandon()
+        self._computer.close()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -292,6 +305,8 @@ class Trainer:
             seconds = self._seconds_of(work, self._clock.now())
         except BaseException as error:  # whatever the task raises must reach the host
             with self._held():
+                if self._stopping:
+                    return None
                 self._halt()
                 self._accumulator.abandon_in_flight()
                 return self._event(work, None, staleness=0, loss_sum=0.0, error=error)

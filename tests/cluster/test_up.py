@@ -225,7 +225,7 @@ def test_a_second_sigterm_changes_nothing() -> None:
 
 
 def test_peers_do_not_outlive_a_killed_launcher() -> None:
-    with started("up", "--peers", "3", "--chunk-seconds", "0.005") as process:
+    with started("up", "--peers", "3", "--chunk-seconds", "0.005", "--trainer", "process") as process:
         wait_for(process, "loss")
         process.kill()
         process.wait(10)
@@ -241,6 +241,21 @@ def test_a_killed_peer_costs_its_edges_not_the_run(tmp_path: Path) -> None:
     assert "died (killed by signal 9)" in err
     assert [peer["rounds"] for peer in result["peers"]] == [80] * 3
     assert set(result["edges_lost"]) <= {"link_down", "suspect", "declined", "stale"}
+
+
+def test_a_trainer_that_is_killed_costs_its_peer_not_the_run(tmp_path: Path) -> None:
+    """Its peer says goodbye; in a thread of the peer, it would have taken the peer along."""
+    report = tmp_path / "report.json"
+    with warm("up", *FOUR, "--trainer", "process", "--max-rounds", "80", "--report", str(report)) as process:
+        wait_for(process, "loss")
+        victim = children(process.pid)[pids_of_peers(process.pid)[2]]
+        os.kill(victim[0], signal.SIGKILL)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    assert "died (peer 2: the process of its trainer was killed by signal 9)" in err
+    result = json.loads(report.read_text())
+    assert [(peer["peer"], peer["rounds"]) for peer in result["peers"]] == [(0, 80), (1, 80), (3, 80)]
 
 
 def test_a_peer_that_leaves_early_does_not_hold_up_the_end(tmp_path: Path) -> None:
@@ -273,12 +288,18 @@ def test_a_run_whose_gradients_are_all_nan_tells_what_was_measured(grapevine: Gr
     assert "Traceback" not in done.err
 
 
-def pids_of_peers(leader: int) -> list[int]:
-    """Children of the forkserver: the peers."""
+def children(leader: int) -> dict[int, list[int]]:
+    """Processes of that session by parent."""
     by_parent: dict[int, list[int]] = {}
     for pid in session(leader):
         parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         by_parent.setdefault(parent, []).append(pid)
+    return by_parent
+
+
+def pids_of_peers(leader: int) -> list[int]:
+    """Children of the forkserver: the peers."""
+    by_parent = children(leader)
     server = next(pid for pid in by_parent.get(leader, []) if by_parent.get(pid))
     return sorted(by_parent[server])
 
@@ -302,7 +323,8 @@ def test_a_peer_stopped_for_a_while_comes_back_with_its_edges(tmp_path: Path) ->
     with warm(*words, "--report", str(report)) as process:
         wait_for(process, "loss")
         victim = pids_of_peers(process.pid)[3]
-        wait_until(process, lambda: set(scraped(port + 3)[1]) == {"0", "2"})
+        # until then nobody knows how long a neighbour usually takes, and waits for it longer
+        wait_until(process, lambda: scraped(port + 3)[0] > 20 and set(scraped(port + 3)[1]) == {"0", "2"})
         rounds_before, before = scraped(port + 3)
         os.kill(victim, signal.SIGSTOP)
         time.sleep(STOPPED_SECONDS)  # this is what is tested, it waits for nothing

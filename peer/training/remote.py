@@ -1,0 +1,164 @@
+"""The computation of chunks in a process of its own, beside the daemon: `ChunkComputer` behind a socket.
+
+Small steps and gRPC fight for the interpreter lock when they share a process; docs/trainer.md has the figures. The process is forked
+from the daemon before any thread is started, so it costs no import and shares the data set's pages; the vector [d] and the gradient [d]
+lie in memory that both have mapped, so that a chunk costs one message each way and no copy of its own.
+
+Whatever happens to it, a task that crashes takes this process along and not the daemon, which says so, says goodbye to its neighbours and
+ends in order. A chunk under way can be interrupted. When the daemon is gone, the kernel ends it (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import struct
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peer.training.chunk import Chunk, ChunkComputer
+from peer.training.data import Indices
+from peer.training.flat import FlatModel
+
+_ASKED: Final = struct.Struct("<?I")  # new parameters; number of samples, whose indices follow as int64
+_TOLD: Final = struct.Struct(
+    "<?d?I"
+)  # well; sum of losses; finite; bytes of the sentence that follows when it went ill
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class ComputerFailed(Exception):
+    """What the task raised in the other process."""
+
+
+class ComputerDied(Exception):
+    """How the other process ended."""
+
+
+def shared_memory(num_elements: int) -> Tensor:
+    """[num_elements] float32, zeros, that this process and those forked from it later have in common."""
+    memory = mmap.mmap(-1, max(4 * num_elements, 1))
+    return torch.frombuffer(memory, dtype=torch.float32, count=num_elements)
+
+
+class ComputerProcess:
+    """Has what a trainer asks of a `ChunkComputer`, and computes the same bits with it elsewhere.
+
+    computer, model: the computer and its model, made with `FlatModel(module, memory=shared_memory)`. Forks at once, so make it before
+    threads are started. Its methods are called by one thread, `close` by any. first: indices of a chunk to be computed and forgotten at
+    once, so that torch's first-call costs are paid before the run begins. Raises ValueError if the model is not on the CPU.
+    """
+
+    def __init__(self, computer: ChunkComputer, model: FlatModel, first: Indices | None = None) -> None:
+        if model.vector.device.type != "cpu":
+            raise ValueError("a computer in a process of its own works on the CPU")
+        self._vector, self._gradient = model.vector, model.gradient
+        self._loaded = False
+        self._socket, theirs = socket.socketpair()
+        daemon = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(computer, theirs, daemon, first)
+        theirs.close()
+        self._ended: int | None = None
+
+    @property
+    def dim(self) -> int:
+        return self._vector.numel()
+
+    def load(self, params: Tensor) -> None:
+        """Take over parameters and buffers [d]; the following chunks are computed there."""
+        self._vector.copy_(params)
+        self._loaded = True
+
+    def compute(self, indices: Indices) -> Chunk:
+        """The chunk of the samples at these dataset indices [b]; its gradient [d] is valid until the next. Raises ComputerFailed and
+        ComputerDied."""
+        asked = _ASKED.pack(self._loaded, len(indices)) + np.ascontiguousarray(indices, np.int64).tobytes()
+        self._loaded = False
+        try:
+            self._socket.sendall(asked)
+            well, loss_sum, finite, length = _TOLD.unpack(_receive(self._socket, _TOLD.size))
+            told = _receive(self._socket, length).decode() if length else ""
+        except OSError:
+            raise ComputerDied(self._how_it_ended()) from None
+        if not well:
+            raise ComputerFailed(told)
+        return Chunk(self._gradient, len(indices), loss_sum, finite)
+
+    def close(self) -> None:
+        """End the process, in the middle of a chunk too; `compute` then raises. May be called again."""
+        if self._ended is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._wait()
+        self._socket.close()
+
+    def _how_it_ended(self) -> str:
+        self._wait()
+        ended = os.waitstatus_to_exitcode(self._ended or 0)
+        return f"was killed by signal {-ended}" if ended < 0 else f"ended with exit code {ended}"
+
+    def _wait(self) -> None:
+        if self._ended is None:
+            try:
+                self._ended = os.waitpid(self.pid, 0)[1]
+            except ChildProcessError:  # the thread that computes and the one that closes have met here
+                self._ended = self._ended or 0
+
+
+def _receive(end: socket.socket, size: int) -> bytes:
+    """Exactly so many bytes. Raises OSError when the other end is gone."""
+    found = bytearray()
+    while len(found) < size:
+        piece = end.recv(size - len(found))
+        if not piece:
+            raise ConnectionResetError("the other end is gone")
+        found += piece
+    return bytes(found)
+
+
+def _serve(computer: ChunkComputer, end: socket.socket, daemon: int, first: Indices | None) -> NoReturn:
+    """The forked process, to its end. Nothing of the daemon's may be touched: its loop, its sockets, its signals."""
+    try:
+        _leave_the_daemon(daemon, end.fileno())
+        if first is not None:
+            with suppress(Exception):  # a task that fails is reported by its first real chunk
+                computer.compute(first)
+        while True:
+            _answer(computer, end)
+    except OSError:
+        pass  # the daemon is gone
+    finally:
+        os._exit(0)
+
+
+def _leave_the_daemon(daemon: int, kept: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)  # the daemon decides
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != daemon:
+        raise ConnectionResetError("the daemon is gone already")
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _answer(computer: ChunkComputer, end: socket.socket) -> None:
+    loaded, num_samples = _ASKED.unpack(_receive(end, _ASKED.size))
+    indices = np.frombuffer(_receive(end, 8 * num_samples), np.int64)
+    try:
+        if loaded:
+            computer.take_over()
+        chunk = computer.compute(indices)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".encode()
+        end.sendall(_TOLD.pack(False, 0.0, False, len(told)) + told)
+        return
+    end.sendall(_TOLD.pack(True, chunk.loss_sum, chunk.finite, 0))
