@@ -113,7 +113,7 @@ class ComputerProcess:
                 self._ended = self._ended or 0
 
 
-def _receive(end: socket.socket, size: int) -> bytes:
+def _receive(end: socket.socket, size: int) -> bytearray:
     """Exactly so many bytes. Raises OSError when the other end is gone."""
     found = bytearray()
     while len(found) < size:
@@ -121,7 +121,7 @@ def _receive(end: socket.socket, size: int) -> bytes:
         if not piece:
             raise ConnectionResetError("the other end is gone")
         found += piece
-    return bytes(found)
+    return found
 
 
 def _serve(computer: ChunkComputer, end: socket.socket, daemon: int, first: Indices | None) -> NoReturn:

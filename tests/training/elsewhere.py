@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def both(task: Task) -> tuple[ChunkComputer, ComputerProcess]:
 
 def equal_bits() -> None:
     """BatchNorm's buffers among them."""
+    warnings.simplefilter("error")
     here, elsewhere = both(load_task("digits-cnn"))
     assert here.dim == elsewhere.dim
     params = build_vector("digits-cnn")
