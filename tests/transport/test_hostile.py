@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
+import weakref
 import zlib
 from collections.abc import AsyncIterator
 
@@ -188,3 +190,43 @@ async def test_who_says_nothing_is_cut(victim: Member, monkeypatch: pytest.Monke
             assert isinstance(await call.read(), bytes)  # its hello
             assert await call.read() is grpc.aio.EOF
     assert not victim.transport.linked()
+
+
+async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: Member, caller: Caller) -> None:
+    """A sender so slow that the round gives it up: what it sent is free at once, and what it still sends is late."""
+    inbox = torch.empty(1000)
+    handle = victim.open(0, ExchangeKey(0, 0), None, inbox)
+    payload = bytes(4000)
+    for at in range(3):
+        await caller.bulk.write(encode(ExchangeKey(0, 0), caller.tag, 4000, at, memoryview(payload)[at : at + 1]))
+    await victim.recorder.until(lambda: victim.transport.traffic()[0].bytes_received > 0)
+    assert not handle.outcome.done()
+    handle.give_up()
+    assert (await ended(handle)).lost is LossReason.DEADLINE
+    kept = weakref.ref(inbox)
+    del inbox, handle
+    gc.collect()
+    assert kept() is None, "a lost exchange still holds the vector it was to fill"
+    await caller.bulk.write(encode(ExchangeKey(0, 0), caller.tag, 4000, 3, memoryview(payload)[3:4]))
+    await victim.recorder.until(lambda: "late" in victim.recorder.dropped)
+    await the_next_exchange_goes_on(victim, caller)
+
+
+async def test_a_thousand_streams_are_refused_beyond_a_bound_and_the_link_goes_on(
+    victim: Member, caller: Caller
+) -> None:
+    open_control: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = caller.channel.stream_stream(carrier.CONTROL)
+    calls = [open_control() for _ in range(1000)]
+    refused: asyncio.Queue[grpc.StatusCode] = asyncio.Queue()
+
+    async def watch(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+        refused.put_nowait(await call.code())
+
+    watching = [asyncio.create_task(watch(call)) for call in calls]
+    async with asyncio.timeout(20):
+        codes = [await refused.get() for _ in range(1000 - (2 * 2 + 64))]
+    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    await the_next_exchange_goes_on(victim, caller)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*watching)
