@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -46,12 +47,11 @@ class PeerState:
     samples_clock: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """What a round did. neighbor_distance: sqrt(mean over received x_j of ||x_j - x_i||^2) before mixing, None without any."""
 
     accumulated: Accumulated
-    lost: Mapping[int, str] = field(default_factory=dict)
+    lost: Mapping[int, str] = MappingProxyType({})
     num_received: int = 0
     neighbor_distance: float | None = None
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from peer.gossip.effects import Exchange
+from peer.gossip.talk import Talk
 
 Key = tuple[int, int]  # round, phase
 
@@ -22,7 +24,6 @@ class UnderWay:
 
     key: Key
     effect: Exchange
-    opened_at: float
     waiting: dict[int, int] = field(default_factory=dict)
     vectors: dict[int, Tensor] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
@@ -30,15 +31,36 @@ class UnderWay:
     until: float = 0.0
     slots: int = 0  # receive buffers in use
 
+    def expect(self, talk: Talk, linked: set[int]) -> None:
+        """Who is waited for, and who is lost from the beginning. linked: peers to which links are up."""
+        effect, directory = self.effect, talk.directory
+        missing = HAVE | VOTE if effect.atomic else HAVE
+        together = linked.issuperset(effect.receive) and linked.issuperset(effect.send)
+        if together and not (directory.suspects or directory.leaving):
+            self.waiting = dict.fromkeys(effect.receive, missing)
+            return
+        for j in effect.receive if effect.atomic else sorted({*effect.send, *effect.receive}):
+            takes_part, why = directory.takes_part(j, self.key[0])
+            if not takes_part or j not in linked:
+                self.lost[j] = "link_down" if takes_part else why
+                if takes_part:
+                    talk.missed(j)
+            elif j in effect.receive:
+                self.waiting[j] = missing
+
     def arrives(self, peer: int, what: int, when: float) -> bool:
         """One of the things that are missing is there at that time; whether the edge is decided by it."""
         missing = self.waiting[peer] & ~what
-        self.ends[peer] = max(self.ends.get(peer, 0.0), when)
+        end = self.ends.get(peer, 0.0)
+        if when > end:
+            end = when
+        self.ends[peer] = end
         if missing:
             self.waiting[peer] = missing
             return False
         del self.waiting[peer]
-        self.until = max(self.until, self.ends[peer])
+        if end > self.until:
+            self.until = end
         return True
 
     def lose(self, peer: int, why: str, when: float) -> None:
@@ -49,3 +71,20 @@ class UnderWay:
 
 
 HAVE, VOTE = 1, 2
+
+
+class Inboxes:
+    """A peer's receive buffers, as many as it ever needs at a time."""
+
+    __slots__ = ("_buffers",)
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+
+    def slot(self, slot: int, num_elements: int) -> Tensor:
+        """[num_elements] of buffer number `slot`."""
+        while len(self._buffers) <= slot:
+            self._buffers.append(torch.empty(0))
+        if self._buffers[slot].numel() < num_elements:
+            self._buffers[slot] = torch.empty(num_elements)
+        return self._buffers[slot][:num_elements]
