@@ -119,14 +119,16 @@ def mix_(
     """params <- self_weight * params + sum_j w_j x_j, in place, in the order of ids, so that arrival order changes no bit.
 
     params, vectors[j]: [d]. Returns sqrt(mean_j ||x_j - params||^2) before mixing; None without vectors. Works through pieces
-    that fit the cache, so it needs no vector of its own.
+    that fit the cache, so it needs no vector of its own. The distance is for the eye: its last digits depend on the machine.
     """
     order = sorted(vectors)
     squares = 0.0
     for start in range(0, params.numel(), PIECE):
         piece = params[start : start + PIECE]
         theirs = [vectors[j][start : start + PIECE] for j in order]
-        squares += sum(float((x - piece).square_().sum()) for x in theirs)
+        for x in theirs:
+            difference = x - piece
+            squares += float(torch.dot(difference, difference))
         piece.mul_(self_weight)
         for j, x in zip(order, theirs, strict=True):
             piece.add_(x, alpha=weights[j])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from peer.gossip.effects import Exchange
@@ -29,7 +28,7 @@ class UnderWay:
     lost: dict[int, str] = field(default_factory=dict)
     ends: dict[int, float] = field(default_factory=dict)
     until: float = 0.0
-    slots: int = 0  # receive buffers in use
+    _kept: Tensor | None = None
 
     def expect(self, talk: Talk, linked: set[int]) -> None:
         """Who is waited for, and who is lost from the beginning. linked: peers to which links are up."""
@@ -63,6 +62,13 @@ class UnderWay:
             self.until = end
         return True
 
+    def kept(self, vector: Tensor) -> Tensor:
+        """A copy of the vector that is sent in this exchange, for its receivers, who may mix it when the sender has gone on. One for all
+        of them."""
+        if self._kept is None:
+            self._kept = vector.clone() if vector.numel() else vector
+        return self._kept
+
     def lose(self, peer: int, why: str, when: float) -> None:
         del self.waiting[peer]
         self.vectors.pop(peer, None)
@@ -71,20 +77,3 @@ class UnderWay:
 
 
 HAVE, VOTE = 1, 2
-
-
-class Inboxes:
-    """A peer's receive buffers, as many as it ever needs at a time."""
-
-    __slots__ = ("_buffers",)
-
-    def __init__(self) -> None:
-        self._buffers: list[Tensor] = []
-
-    def slot(self, slot: int, num_elements: int) -> Tensor:
-        """[num_elements] of buffer number `slot`."""
-        while len(self._buffers) <= slot:
-            self._buffers.append(torch.empty(0))
-        if self._buffers[slot].numel() < num_elements:
-            self._buffers[slot] = torch.empty(num_elements)
-        return self._buffers[slot][:num_elements]

@@ -16,7 +16,7 @@ from peer.gossip.round import RoundReport, Timing, advance
 from peer.gossip.talk import Talk
 from peer.gossip.words import Word
 from peer.sim.device import Device
-from peer.sim.exchanges import HAVE, VOTE, Inboxes, Key, UnderWay
+from peer.sim.exchanges import HAVE, VOTE, Key, UnderWay
 from peer.sim.world import World
 from peer.training.accumulator import InFlight
 from topology import RoundPlan
@@ -40,7 +40,6 @@ class SimPeer:
         "_exchanging",
         "_gives_up_at",
         "_in_flight",
-        "_inboxes",
         "_linked_to",
         "_links",
         "_opened_at",
@@ -114,7 +113,6 @@ class SimPeer:
         self._early: dict[Key, dict[int, Tensor]] = {}
         # payloads of this round from peers that were suspects when it was opened
         self._unwanted: list[tuple[int, Key]] = []
-        self._inboxes = Inboxes()
         self._score: Score
         self._plan: RoundPlan
         self._done: Accumulated | None = None
@@ -311,10 +309,7 @@ class SimPeer:
         if theirs is None or theirs.key != under_way.key or self.peer not in theirs.waiting:
             under_way.lose(sender, "stale" if theirs is None or theirs.key > under_way.key else "declined", now)
             return
-        if num_elements := vector.numel():
-            vector = self._inboxes.slot(under_way.slots, num_elements).copy_(vector)
-            under_way.slots += 1
-        under_way.vectors[sender] = vector
+        under_way.vectors[sender] = theirs.kept(vector)
         under_way.arrives(sender, HAVE, now)
         voted = now + self._links.latency(self.peer, sender)
         if theirs.arrives(self.peer, VOTE, voted) and not theirs.waiting:
