@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from topology.graph import RANDOM_TOPOLOGIES, Topology, TopologyError, build
 from topology.matcha import MatchaPlan, solve
@@ -14,8 +14,7 @@ from topology.mixing import MIXINGS, MixingMatrix, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
 
 
-@dataclass(frozen=True, slots=True)
-class RoundPlan:
+class RoundPlan(NamedTuple):
     """One peer's part in one round: x_i <- self_weight x_i + sum_j weights_j x_j over its neighbors j (sorted) of this round."""
 
     round: int
@@ -79,11 +78,11 @@ class FixedSchedule:
         return {}
 
     def plan(self, round: int, peer: int) -> RoundPlan:
-        if peer not in self._first:
+        first = self._first.get(peer)
+        if first is None:
             local = self.mixing == "metropolis"
             row = metropolis_row(self.topology, peer) if local else self._matrix.row(peer)
-            self._first[peer] = _plan(0, peer, dict(row))
-        first = self._first[peer]
+            first = self._first[peer] = _plan(0, peer, dict(row))
         return RoundPlan(round, peer, first.neighbors, first.weights, first.self_weight)
 
     def base(self, round: int) -> Topology:

@@ -46,13 +46,12 @@ class Ledger:
         if report.lost:
             self.edges_lost.update(report.lost.values())
             self.lost_by_neighbor.update(report.lost.keys())
-        self.seconds_exchanging += report.timing.exchanging
-        self.seconds_mixing += report.timing.mixing
-        timing = report.timing
-        self.round_seconds.append(timing.total)
+        began, total, computing, accumulating, exchanging, mixing = report.timing
+        self.seconds_exchanging += exchanging
+        self.seconds_mixing += mixing
+        self.round_seconds.append(total)
         if len(self.timeline) < TIMELINE_ROUNDS:
-            closed = timing.began + timing.accumulating
-            self.timeline.append((timing.began, timing.began + timing.computing, closed, timing.began + timing.total))
+            self.timeline.append((began, began + computing, began + accumulating, began + total))
         self._losses.append((report.loss_sum, report.num_samples))
 
     @property

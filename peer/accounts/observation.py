@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLUMNS = 512  # of all models at a time, so that their float64 copy stays in the cache
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -23,9 +25,18 @@ class Observation:
 
 def mean_model(models: Tensor) -> Tensor:
     """x_mean [d] of models [n, d], summed in float64, so that the mean of equal models is that model, bit for bit."""
-    return models.mean(dim=0, dtype=torch.float64).float()
+    mean = torch.empty(models.shape[1])
+    for start in range(0, models.shape[1], COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        mean[columns] = models[:, columns].double().mean(dim=0)
+    return mean
 
 
 def consensus_distance(models: Tensor, mean: Tensor) -> float:
-    """sqrt(mean_i ||x_i - mean||^2) of models [n, d]."""
-    return math.sqrt(float(torch.sum((models - mean) ** 2)) / len(models))
+    """sqrt(mean_i ||x_i - mean||^2) of models [n, d]; 0.0 exactly if all are equal to the mean. Model by model, without a second [n, d]."""
+    difference = torch.empty_like(mean)
+    squares = 0.0
+    for model in models:
+        torch.sub(model, mean, out=difference)
+        squares += float(torch.dot(difference, difference))
+    return math.sqrt(squares / len(models))

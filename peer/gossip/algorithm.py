@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -46,12 +47,11 @@ class PeerState:
     samples_clock: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """What a round did. neighbor_distance: sqrt(mean over received x_j of ||x_j - x_i||^2) before mixing, None without any."""
 
     accumulated: Accumulated
-    lost: Mapping[int, str] = field(default_factory=dict)
+    lost: Mapping[int, str] = MappingProxyType({})
     num_received: int = 0
     neighbor_distance: float | None = None
 
@@ -119,14 +119,16 @@ def mix_(
     """params <- self_weight * params + sum_j w_j x_j, in place, in the order of ids, so that arrival order changes no bit.
 
     params, vectors[j]: [d]. Returns sqrt(mean_j ||x_j - params||^2) before mixing; None without vectors. Works through pieces
-    that fit the cache, so it needs no vector of its own.
+    that fit the cache, so it needs no vector of its own. The distance is for the eye: its last digits depend on the machine.
     """
     order = sorted(vectors)
     squares = 0.0
     for start in range(0, params.numel(), PIECE):
         piece = params[start : start + PIECE]
         theirs = [vectors[j][start : start + PIECE] for j in order]
-        squares += sum(float((x - piece).square_().sum()) for x in theirs)
+        for x in theirs:
+            difference = x - piece
+            squares += float(torch.dot(difference, difference))
         piece.mul_(self_weight)
         for j, x in zip(order, theirs, strict=True):
             piece.add_(x, alpha=weights[j])

@@ -195,13 +195,15 @@ class ClosedRounds:
 
     def note(self, origin: int, round: int, own_round: int) -> tuple[bool, str]:
         """Take the word of `origin` that it closed `round`. Returns (did it tell anything new, why)."""
-        believed = min(round, own_round + self._window)
+        furthest = own_round + self._window
+        believed = round if round < furthest else furthest
         before = self._newest.get(origin, -1)
         if believed <= before:
             return False, "future" if believed < round else "known"
         self._newest[origin] = believed
         self._count += before < self._counted_round <= believed
-        self.furthest = max(self.furthest, believed)
+        if believed > self.furthest:
+            self.furthest = believed
         if round < own_round:
             return True, "stale"
         return True, "future" if believed < round else "new"

@@ -55,7 +55,10 @@ class NeighborDeadlines:
 
     def observe(self, peer: int, seconds: float) -> None:
         """An exchange with that peer was committed so many seconds after the round had closed here; 0 if it was there before."""
-        self._seconds.setdefault(peer, deque(maxlen=self._window)).append(seconds)
+        recent = self._seconds.get(peer)
+        if recent is None:
+            recent = self._seconds[peer] = deque(maxlen=self._window)
+        recent.append(seconds)
 
     def seconds(self, peer: int, round_seconds: float) -> float:
         """clamp(median + mads * MAD, max(least, 2 * round_seconds), most): how long to wait for that peer after the close.
@@ -76,5 +79,7 @@ def mixing_weights(plan: RoundPlan, received: Mapping[int, object]) -> tuple[flo
     Both ends lose the same edge with the same weight, so the matrix stays symmetric and doubly stochastic.
     """
     kept = {j: w for j, w in zip(plan.neighbors, plan.weights, strict=True) if j in received}
+    if len(kept) == len(plan.neighbors):
+        return plan.self_weight, kept
     returned = sum(w for j, w in zip(plan.neighbors, plan.weights, strict=True) if j not in received)
     return plan.self_weight + returned, kept

@@ -10,8 +10,9 @@ Legend: d floats in a peer's vector, n peers, b samples in a chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -21,8 +22,7 @@ class Accumulate:
     """Compute chunk gradients at the round's parameters until the closing policy ends the round."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """Send one vector to some peers and receive one from some, within one phase of the round.
 
     `send[j]` [k] goes to peer j; the bytes must stay unchanged until the answer comes. From every peer in `receive` a vector of
@@ -35,8 +35,7 @@ class Exchange:
     atomic: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Both:
+class Both(NamedTuple):
     """An exchange that hides behind the accumulation: both start at once, and the answer comes when both are over."""
 
     accumulate: Accumulate
@@ -46,8 +45,7 @@ class Both:
 Effect: TypeAlias = Accumulate | Exchange | Both
 
 
-@dataclass(frozen=True, slots=True)
-class Accumulated:
+class Accumulated(NamedTuple):
     """What one peer's trainer finished for one round.
 
     grad_sum: [d] sum over samples of the gradient (buffers: minus their change), valid until the next round closes.
@@ -64,12 +62,11 @@ class Accumulated:
     close_reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inbox:
+class Inbox(NamedTuple):
     """The answer to an exchange: vectors that came, by sender, and the peers whose edge was lost, with the reason."""
 
     vectors: Mapping[int, Tensor]
-    lost: Mapping[int, str] = field(default_factory=dict)
+    lost: Mapping[int, str] = MappingProxyType({})
 
 
 Answer: TypeAlias = Accumulated | Inbox | tuple[Accumulated, Inbox]

@@ -64,11 +64,13 @@ class Flood:
             return False, why
         if why == "future":
             return False, why  # beyond what can be: believed as far as the window, not passed on
+        if round <= self._newest_passed_on and not self._every_word:
+            return False, why
         return self._goes_on(round), why
 
     def recipients(self, neighbors: Collection[int], origin: int, sender: int) -> list[int]:
         """Neighbours to whom a word goes on: all but the one it came from and the one it is about."""
-        return [j for j in neighbors if j not in (origin, sender)]
+        return [j for j in neighbors if j != origin and j != sender]
 
     def _goes_on(self, round: int) -> bool:
         if self._every_word:

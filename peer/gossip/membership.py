@@ -8,7 +8,6 @@ silent peer costs its edges once, not every round.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 
 
 class PeerStatus(enum.StrEnum):
@@ -18,83 +17,77 @@ class PeerStatus(enum.StrEnum):
 
 
 class PeerDirectory:
-    """State of every other peer as `peer` sees it. Only what differs from alive is stored."""
+    """State of every other peer as `peer` sees it. Only what differs from alive is stored.
+
+    suspects: with the first round that they are not known to have closed. leaving: who said goodbye, with the first round in which it
+    does not take part. Both are to be read only; as long as they are empty, everybody is alive.
+    """
 
     __slots__ = (
-        "_leaves_at",
-        "_lost_at",
         "_num_peers",
         "_peer",
+        "leaving",
+        "suspects",
     )
 
     def __init__(self, peer: int, num_peers: int) -> None:
         self._peer = peer
         self._num_peers = num_peers
-        self._lost_at: dict[int, int] = {}  # suspects: the first round that they are not known to have closed
-        self._leaves_at: dict[int, int] = {}
+        self.suspects: dict[int, int] = {}
+        self.leaving: dict[int, int] = {}
 
     def heard(self, peer: int) -> bool:
         """Something came from that peer itself. Returns whether it had been a suspect."""
-        return self._lost_at.pop(peer, None) is not None
+        return self.suspects.pop(peer, None) is not None
 
     def closed(self, peer: int, round: int) -> bool:
         """Word came that it closed that round. Returns whether it had been a suspect and this is news of its life."""
-        return peer in self._lost_at and round >= self._lost_at[peer] and self.heard(peer)
+        return peer in self.suspects and round >= self.suspects[peer] and self.heard(peer)
 
     def missed(self, peer: int, not_closed: int) -> bool:
         """That peer missed a deadline, lost its link, or is said to be lost, before it was known to close round `not_closed`.
         Returns whether this is news."""
-        if peer in self._leaves_at or not self._is_other(peer) or not_closed <= self._lost_at.get(peer, -1):
+        if peer in self.leaving or not self._is_other(peer) or not_closed <= self.suspects.get(peer, -1):
             return False
-        self._lost_at[peer] = not_closed
+        self.suspects[peer] = not_closed
         return True
 
     def leave(self, peer: int, round: int) -> bool:
         """That peer takes part up to and excluding `round`. Returns whether this is news."""
-        if peer in self._leaves_at or not self._is_other(peer):
+        if peer in self.leaving or not self._is_other(peer):
             return False
-        self._leaves_at[peer] = round
-        self._lost_at.pop(peer, None)
+        self.leaving[peer] = round
+        self.suspects.pop(peer, None)
         return True
 
     def takes_part(self, peer: int, round: int) -> tuple[bool, str]:
         """(is it worth exchanging with that peer in that round, the reason)."""
         status = self.status(peer)
         if status is PeerStatus.LEFT:
-            if round < self._leaves_at[peer]:
+            if round < self.leaving[peer]:
                 return True, "leaving"
             return False, "left"
         return status is PeerStatus.ALIVE, str(status)
 
     def has_left(self, peer: int) -> bool:
-        return peer in self._leaves_at
+        return peer in self.leaving
 
     def status(self, peer: int) -> PeerStatus:
-        if peer in self._leaves_at:
+        if peer in self.leaving:
             return PeerStatus.LEFT
-        return PeerStatus.SUSPECT if peer in self._lost_at else PeerStatus.ALIVE
+        return PeerStatus.SUSPECT if peer in self.suspects else PeerStatus.ALIVE
 
     def is_alive(self, peer: int) -> bool:
-        return peer not in self._lost_at and peer not in self._leaves_at
+        return peer not in self.suspects and peer not in self.leaving
 
     @property
     def num_living(self) -> int:
         """Other peers that are waited for."""
-        return self._num_peers - 1 - len(self._lost_at) - len(self._leaves_at)
+        return self._num_peers - 1 - len(self.suspects) - len(self.leaving)
 
     def living(self) -> set[int]:
         """Other peers that are waited for."""
-        return set(range(self._num_peers)) - {self._peer} - self._lost_at.keys() - self._leaves_at.keys()
-
-    @property
-    def suspects(self) -> Mapping[int, int]:
-        """Suspects, with the first round that they are not known to have closed."""
-        return self._lost_at
-
-    @property
-    def leaving(self) -> Mapping[int, int]:
-        """Who said goodbye, with the first round in which it does not take part."""
-        return self._leaves_at
+        return set(range(self._num_peers)) - {self._peer} - self.suspects.keys() - self.leaving.keys()
 
     def _is_other(self, peer: int) -> bool:
         return 0 <= peer < self._num_peers and peer != self._peer

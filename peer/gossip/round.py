@@ -15,15 +15,14 @@ Only `advance` changes a peer's parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from peer.gossip.algorithm import Score, Update
 from peer.gossip.effects import Answer, Effect
 from topology import RoundPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Seconds of one round in the host's time. began: since the start of training. total: from there to the end. computing: until the own
     quota was done, or the close. accumulating: until the close. exchanging: from the close until the exchange was over. mixing: in
     the algorithm's own mathematics."""
@@ -36,8 +35,7 @@ class Timing:
     mixing: float
 
 
-@dataclass(frozen=True, slots=True)
-class RoundReport:
+class RoundReport(NamedTuple):
     """One finished round of one peer. loss_sum over num_samples; staleness in updates, one entry a chunk; lost: neighbour -> why;
     neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was."""
 
@@ -59,19 +57,19 @@ class RoundReport:
     def of(cls, plan: RoundPlan, update: Update, timing: Timing) -> RoundReport:
         done = update.accumulated
         return cls(
-            peer=plan.peer,
-            round=plan.round,
-            close_reason=done.close_reason,
-            num_chunks=done.num_chunks,
-            num_samples=done.num_samples,
-            loss_sum=done.loss_sum,
-            staleness=done.staleness,
-            num_neighbors=len(plan.neighbors),
-            num_received=update.num_received,
-            lost=update.lost,
-            neighbor_distance=update.neighbor_distance,
-            active_matchings=plan.active_matchings,
-            timing=timing,
+            plan.peer,
+            plan.round,
+            done.close_reason,
+            done.num_chunks,
+            done.num_samples,
+            done.loss_sum,
+            done.staleness,
+            len(plan.neighbors),
+            update.num_received,
+            update.lost,
+            update.neighbor_distance,
+            plan.active_matchings,
+            timing,
         )
 
 

@@ -80,14 +80,14 @@ class Talk:
         if own_done and not self._announced:
             self._say_closed(now)
         reason = self._closing.decide(self, now)
-        give_up_at = self.opened_at + self._round_timeout
-        if reason is None and now >= give_up_at:
+        if reason is None:
+            give_up_at = self.opened_at + self._round_timeout
+            if now < give_up_at:
+                wake_at = self._closing.wake_at(self)
+                return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
             reason = CloseReason.TIMEOUT
             for silent in self._silent():
                 self.directory.missed(silent, self.round)
-        if reason is None:
-            wake_at = self._closing.wake_at(self)
-            return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
         if not self._announced and reason is not CloseReason.WORD:
             self._say_closed(now)
         self.is_open = False
@@ -150,29 +150,32 @@ class Talk:
 
     def hear(self, sender: int, word: Word, now: float) -> tuple[bool, str]:
         """A word from a linked peer. Returns (may it change a decision, what it was: new, known, stale, future, own, bad_origin)."""
-        if not self.flood.knows(word.origin):
+        kind, origin, round = word
+        if origin != sender and not self.flood.knows(origin):  # who has a link is known
             return False, "bad_origin"
-        self.directory.heard(sender)
-        if word.origin == self.peer:
+        if self.directory.suspects:
+            self.directory.heard(sender)
+        if origin == self.peer:
             return False, "own"  # a replay, or a lie: nobody knows more of this peer than itself
-        if word.kind is WordKind.CLOSED:
-            if word.origin == sender and word.round + STALE_ROUNDS < self.round:
+        if kind is WordKind.CLOSED:
+            if origin == sender and round + STALE_ROUNDS < self.round:
                 self._tell_newest(sender)
             why = self._closed(word, sender, now)
-            return why in ("new", "future"), why
-        if word.kind is WordKind.READY:
-            news = self.flood.note_ready(word.origin)
-        elif word.kind is WordKind.LEAVING:
-            news = self.directory.leave(word.origin, word.round)
+            return why == "new" or why == "future", why
+        if kind is WordKind.READY:
+            news = self.flood.note_ready(origin)
+        elif kind is WordKind.LEAVING:
+            news = self.directory.leave(origin, round)
         else:
-            news = self._believes_lost(word) and self.directory.missed(word.origin, word.round)
+            news = self._believes_lost(word) and self.directory.missed(origin, round)
         if news:
             self._pass_on(word, sender)
         return news, "new" if news else "known"
 
     def payload(self, sender: int, round: int, now: float) -> str | None:
         """A payload of that round began to come from a peer; what that told of closed rounds, None if nothing."""
-        self.directory.heard(sender)
+        if self.directory.suspects:
+            self.directory.heard(sender)
         implied = round if self._payload_means_closed else round - 1
         if implied < self.round:
             return None
@@ -212,7 +215,7 @@ class Talk:
         goes_on, why = self.flood.note_closed(word.origin, word.round, self.round)
         if why == "new" and word.round == self.round and self.is_open:
             self._closing.observe(now - self.opened_at)
-        if why in ("new", "stale"):
+        if self.directory.suspects and why in ("new", "stale"):
             self.directory.closed(word.origin, word.round)  # it lives, though it may be no neighbour
         if goes_on:
             self._pass_on(word, sender)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class WordKind(enum.IntEnum):
@@ -16,8 +16,7 @@ class WordKind(enum.IntEnum):
     LOST = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """origin: the peer that the word is about; it said the word itself, unless the word is LOST."""
 
     kind: WordKind

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from peer.training.stragglers import Slowness, TraceEnded
 class Gradients(Protocol):
     """Where chunks come from. A chunk is valid until the next is computed, except that of `one`."""
 
-    def chunks(self, params: Tensor, num_chunks: int) -> Iterator[tuple[int, Chunk]]:
+    def chunks(self, params: Tensor, num_chunks: int) -> Iterable[tuple[int, Chunk]]:
         """The next chunks at these parameters [d], as (how many, their sum)."""
 
     def one(self, params: Tensor) -> Chunk:
@@ -74,10 +74,14 @@ class NoGradients:
     def __init__(self, chunk_samples: int) -> None:
         self._chunk_samples = chunk_samples
         self._nothing = torch.zeros(0)
+        self._made: dict[int, list[tuple[int, Chunk]]] = {0: []}
 
-    def chunks(self, params: Tensor, num_chunks: int) -> Iterator[tuple[int, Chunk]]:
-        if num_chunks:
-            yield num_chunks, Chunk(self._nothing, num_chunks * self._chunk_samples, 0.0, True)
+    def chunks(self, params: Tensor, num_chunks: int) -> Iterable[tuple[int, Chunk]]:
+        made = self._made.get(num_chunks)
+        if made is None:
+            chunk = Chunk(self._nothing, num_chunks * self._chunk_samples, 0.0, True)
+            made = self._made[num_chunks] = [(num_chunks, chunk)]
+        return made
 
     def one(self, params: Tensor) -> Chunk:
         return Chunk(self._nothing, self._chunk_samples, 0.0, True)
@@ -91,6 +95,7 @@ class Device:
 
     __slots__ = (
         "_accumulator",
+        "_always_alike",
         "_begin",
         "_carried",
         "_carried_end",
@@ -118,13 +123,16 @@ class Device:
         self._accumulator = accumulator
         self._slowness = slowness
         self._per_chunk = slowness.per_chunk
+        self._always_alike = slowness.always_alike
         self._chunk_seconds = chunk_seconds
         self._carried: Chunk | None = None  # the chunk in flight over a close; counted at the next close after its end
         self._carried_end = 0.0
         self._num_started = 0
         self._need = 0  # chunks wanted beside the carried one
         self._begin = 0.0  # of the first of them
-        self._each = 0.0  # seconds of work of one, if all of the round are alike
+        self._each = slowness.chunk_seconds(
+            chunk_seconds, 0, 0
+        )  # seconds of work of one, if all of the round are alike
         self._ends: list[float] | None = None  # of each, if not
         self._opened = self._closed = 0.0
         self._held = False
@@ -140,7 +148,8 @@ class Device:
             self._need, self._begin = self._need - 1, max(now, self._carried_end)
             self._computing += max(min(now, self._carried_end) - self._closed, 0.0)
         self._opened = now
-        self._plan(round)
+        if not self._always_alike:
+            self._plan(round)
         self.quota_at = self._end(self._need)
         return self.quota_at
 

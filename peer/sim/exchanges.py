@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from peer.gossip.effects import Exchange
+from peer.gossip.talk import Talk
 
 Key = tuple[int, int]  # round, phase
 
@@ -22,24 +23,51 @@ class UnderWay:
 
     key: Key
     effect: Exchange
-    opened_at: float
     waiting: dict[int, int] = field(default_factory=dict)
     vectors: dict[int, Tensor] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
     ends: dict[int, float] = field(default_factory=dict)
     until: float = 0.0
-    slots: int = 0  # receive buffers in use
+    _kept: Tensor | None = None
+
+    def expect(self, talk: Talk, linked: set[int]) -> None:
+        """Who is waited for, and who is lost from the beginning. linked: peers to which links are up."""
+        effect, directory = self.effect, talk.directory
+        missing = HAVE | VOTE if effect.atomic else HAVE
+        together = linked.issuperset(effect.receive) and linked.issuperset(effect.send)
+        if together and not (directory.suspects or directory.leaving):
+            self.waiting = dict.fromkeys(effect.receive, missing)
+            return
+        for j in effect.receive if effect.atomic else sorted({*effect.send, *effect.receive}):
+            takes_part, why = directory.takes_part(j, self.key[0])
+            if not takes_part or j not in linked:
+                self.lost[j] = "link_down" if takes_part else why
+                if takes_part:
+                    talk.missed(j)
+            elif j in effect.receive:
+                self.waiting[j] = missing
 
     def arrives(self, peer: int, what: int, when: float) -> bool:
         """One of the things that are missing is there at that time; whether the edge is decided by it."""
         missing = self.waiting[peer] & ~what
-        self.ends[peer] = max(self.ends.get(peer, 0.0), when)
+        end = self.ends.get(peer, 0.0)
+        if when > end:
+            end = when
+        self.ends[peer] = end
         if missing:
             self.waiting[peer] = missing
             return False
         del self.waiting[peer]
-        self.until = max(self.until, self.ends[peer])
+        if end > self.until:
+            self.until = end
         return True
+
+    def kept(self, vector: Tensor) -> Tensor:
+        """A copy of the vector that is sent in this exchange, for its receivers, who may mix it when the sender has gone on. One for all
+        of them."""
+        if self._kept is None:
+            self._kept = vector.clone() if vector.numel() else vector
+        return self._kept
 
     def lose(self, peer: int, why: str, when: float) -> None:
         del self.waiting[peer]

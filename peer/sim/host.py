@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from peer.accounts.ledger import Ledger
@@ -28,6 +28,7 @@ class SimPeer:
     __slots__ = (
         "_accumulating",
         "_agenda",
+        "_at",
         "_began",
         "_both",
         "_bounds",
@@ -39,11 +40,13 @@ class SimPeer:
         "_exchanging",
         "_gives_up_at",
         "_in_flight",
-        "_inboxes",
         "_linked_to",
+        "_links",
         "_opened_at",
         "_patient",
+        "_peers",
         "_plan",
+        "_plans",
         "_quota_seen",
         "_round_timeout",
         "_score",
@@ -87,6 +90,10 @@ class SimPeer:
         self.bytes_received = 0
         self._world = world
         self._agenda = world.agenda
+        self._at = world.agenda.at
+        self._links = world.links
+        self._peers = world.peers
+        self._plans = world.schedule.plan
         self._linked_to = world.links_of(peer)
         self._in_flight = in_flight
         self._round_timeout = round_timeout
@@ -104,10 +111,8 @@ class SimPeer:
         )
         self.under_way: UnderWay | None = None
         self._early: dict[Key, dict[int, Tensor]] = {}
-        self._unwanted: list[
-            tuple[int, Key]
-        ] = []  # payloads of this round from peers that were suspects when it was opened
-        self._inboxes: list[Tensor] = []
+        # payloads of this round from peers that were suspects when it was opened
+        self._unwanted: list[tuple[int, Key]] = []
         self._score: Score
         self._plan: RoundPlan
         self._done: Accumulated | None = None
@@ -123,9 +128,9 @@ class SimPeer:
         """Open the next round."""
         if self.gone:
             return
-        self._plan = self._world.schedule.plan(self.round, self.peer)
+        self._plan = plan = self._plans(self.round, self.peer)
         self.talk.round = self.round
-        self._score = self.algorithm.round(self._plan)
+        self._score = self.algorithm.round(plan)
         self._began = self._agenda.now
         self._computing = self._accumulating = self._exchanging = 0.0
         self._go_on(None)
@@ -159,10 +164,8 @@ class SimPeer:
             self._accumulate()
 
     def _end(self, update: Update) -> None:
-        now = self._agenda.now
-        total = now - self._began
-        timing = Timing(self._began, total, self._computing, self._accumulating, self._exchanging, 0.0)
-        plan = self._plan
+        now, began, plan = self._agenda.now, self._began, self._plan
+        timing = Timing(began, now - began, self._computing, self._accumulating, self._exchanging, 0.0)
         report = RoundReport.of(plan, update, timing)
         self.ledger.add(report)
         self.under_way = None
@@ -174,7 +177,7 @@ class SimPeer:
         if plan.neighbors:
             self.begin()
         else:  # nothing of a local step has to wait, so one could call the next without end
-            self._agenda.at(now, self.begin)
+            self._at(now, self.begin)
 
     def leave(self) -> None:
         """Say goodbye and take part in nothing more."""
@@ -195,7 +198,7 @@ class SimPeer:
         self.talk.open(now)
         self._quota_seen = False
         quota_at = self.device.open(self.round, now)
-        self._agenda.at(max(quota_at, now), self._quota, self.round)
+        self._at(quota_at if quota_at > now else now, self._quota, self.round)
         if self.talk.ahead >= 0 or self._timed or self._wake_at > now + self._round_timeout:
             self._decide()  # else nothing has happened yet that could end the round, and the next wake-up is set
 
@@ -218,10 +221,10 @@ class SimPeer:
         if reason is None:
             if again < self._wake_at:
                 self._wake_at = again
-                self._agenda.at(again, self._wake, again)
+                self._at(again, self._wake, again)
             return
         if self._in_flight is InFlight.DRAIN:
-            self._agenda.at(self.device.hold(now), self._close, self.round, str(reason))
+            self._at(self.device.hold(now), self._close, self.round, str(reason))
         else:
             self._close(self.round, str(reason))
 
@@ -243,22 +246,11 @@ class SimPeer:
     # exchange
 
     def _open(self, effect: Exchange) -> None:
-        now, round = self._agenda.now, self.round
-        key = (round, effect.phase)
-        under_way = self.under_way = UnderWay(key, effect, now)
+        key = (self.round, effect.phase)
+        under_way = self.under_way = UnderWay(key, effect)
         early = self._early.pop(key, None) if self._early else None
-        missing = HAVE | VOTE if effect.atomic else HAVE
-        for j in effect.receive if effect.atomic else sorted({*effect.send, *effect.receive}):
-            takes_part, why = self.talk.directory.takes_part(j, round)
-            if not takes_part or j not in self._linked_to:
-                under_way.lost[j] = "link_down" if takes_part else why
-                if takes_part:
-                    self.talk.missed(j)
-            elif j in effect.receive:
-                under_way.waiting[j] = missing
-        for j, vector in effect.send.items():
-            if j not in under_way.lost:
-                self._send(j, key, vector, effect.atomic)
+        under_way.expect(self.talk, self._linked_to)
+        self._send(effect, key, under_way.lost)
         if early:
             for j, vector in early.items():
                 if j in under_way.waiting:
@@ -266,14 +258,16 @@ class SimPeer:
                 else:
                     self._unwanted.append((j, key))
 
-    def _send(self, j: int, key: Key, vector: Tensor, atomic: bool) -> None:
-        num_bytes = self._world.vector_bytes(vector, atomic)
-        self.bytes_sent += num_bytes
-        arrives = self._world.links.vector(self.peer, j, num_bytes, self._agenda.now)
-        # An atomic edge's vector can't change before the edge is decided; others may be overwritten as soon as they are sent.
-        self._agenda.at(
-            arrives, self._world.peer(j).arrived, self.peer, key, vector if atomic else vector.clone(), num_bytes
-        )
+    def _send(self, effect: Exchange, key: Key, lost: Mapping[int, str]) -> None:
+        here, now, atomic = self.peer, self._agenda.now, effect.atomic
+        for j, vector in effect.send.items():
+            if j in lost:
+                continue
+            num_bytes = self._world.vector_bytes(vector, atomic)
+            self.bytes_sent += num_bytes
+            arrives = self._links.vector(here, j, num_bytes, now)
+            # An atomic edge's vector can't change before the edge is decided; others may be overwritten as soon as they are sent.
+            self._at(arrives, self._peers[j].arrived, here, key, vector if atomic else vector.clone(), num_bytes)
 
     def arrived(self, sender: int, key: Key, vector: Tensor, num_bytes: int) -> None:
         """A payload is here."""
@@ -289,7 +283,8 @@ class SimPeer:
         if under_way is not None and under_way.key == key:
             if sender in under_way.waiting:
                 self._take(sender, vector)
-                self._settle()
+                if not under_way.waiting:
+                    self._settle()
             elif sender in under_way.lost:
                 self._unwanted.append((sender, key))
         elif key >= (self.round, 0) and (under_way is None or under_way.key < key):
@@ -299,8 +294,8 @@ class SimPeer:
 
     def _refuse(self, sender: int, key: Key, why: str) -> None:
         """This end is past that exchange; the sender hears of it."""
-        tells = self._agenda.now + self._world.links.latency(self.peer, sender)
-        self._agenda.at(tells, self._world.peer(sender).lost_edge, self.peer, key, why)
+        tells = self._agenda.now + self._links.latency(self.peer, sender)
+        self._at(tells, self._peers[sender].lost_edge, self.peer, key, why)
 
     def _take(self, sender: int, vector: Tensor) -> None:
         """The vector of an open exchange is here: keep it, and vote."""
@@ -310,25 +305,15 @@ class SimPeer:
             under_way.vectors[sender] = vector
             under_way.arrives(sender, HAVE, now)
             return
-        theirs = self._world.peer(sender).under_way
+        theirs = self._peers[sender].under_way
         if theirs is None or theirs.key != under_way.key or self.peer not in theirs.waiting:
             under_way.lose(sender, "stale" if theirs is None or theirs.key > under_way.key else "declined", now)
             return
-        if num_elements := vector.numel():
-            vector = self._inbox(under_way.slots, num_elements).copy_(vector)
-            under_way.slots += 1
-        under_way.vectors[sender] = vector
+        under_way.vectors[sender] = theirs.kept(vector)
         under_way.arrives(sender, HAVE, now)
-        voted = now + self._world.links.latency(self.peer, sender)
-        if theirs.arrives(self.peer, VOTE, voted):
-            self._world.peer(sender)._settle()
-
-    def _inbox(self, slot: int, num_elements: int) -> Tensor:
-        while len(self._inboxes) <= slot:
-            self._inboxes.append(torch.empty(0))
-        if self._inboxes[slot].numel() < num_elements:
-            self._inboxes[slot] = torch.empty(num_elements)
-        return self._inboxes[slot][:num_elements]
+        voted = now + self._links.latency(self.peer, sender)
+        if theirs.arrives(self.peer, VOTE, voted) and not theirs.waiting:
+            self._peers[sender]._settle()
 
     def lost_edge(self, other: int, key: Key, why: str) -> None:
         """The other end gave an edge up, or its link is down."""
@@ -348,8 +333,8 @@ class SimPeer:
             return
         now = self._agenda.now
         if not under_way.waiting:
-            if under_way.until > now or self._world.links.instant or not at_once:
-                self._agenda.at(max(under_way.until, now), self._finish, under_way)
+            if under_way.until > now or self._links.instant or not at_once:
+                self._at(max(under_way.until, now), self._finish, under_way)
             else:
                 self._finish(under_way)
             return
@@ -357,7 +342,7 @@ class SimPeer:
         gives_up = min(self._closed_at + self._patience(j, typical) for j in under_way.waiting)
         if gives_up < self._gives_up_at:
             self._gives_up_at = gives_up
-            self._agenda.at(gives_up, self._give_up, gives_up)
+            self._at(gives_up, self._give_up, gives_up)
 
     def _patience(self, peer: int, typical: float) -> float:
         if self._patient:
@@ -376,8 +361,8 @@ class SimPeer:
         for j in [j for j in under_way.waiting if now >= self._closed_at + self._patience(j, typical)]:
             under_way.lose(j, "deadline", now)
             self.talk.missed(j)
-            tells = now + self._world.links.latency(self.peer, j)
-            self._agenda.at(tells, self._world.peer(j).lost_edge, self.peer, under_way.key, "declined")
+            tells = now + self._links.latency(self.peer, j)
+            self._at(tells, self._peers[j].lost_edge, self.peer, under_way.key, "declined")
         self._settle()
 
     def _finish(self, under_way: UnderWay) -> None:
@@ -386,7 +371,8 @@ class SimPeer:
         now = self._agenda.now
         if not self._patient:
             for j in under_way.vectors:
-                self._deadlines.observe(j, max(under_way.ends[j] - self._closed_at, 0.0))
+                waited = under_way.ends[j] - self._closed_at
+                self._deadlines.observe(j, waited if waited > 0.0 else 0.0)
         self._exchanging += now - self._closed_at
         inbox = Inbox(under_way.vectors, under_way.lost)
         if not self._both:
@@ -401,9 +387,7 @@ class SimPeer:
     def _tell(self, to: int, word: Word) -> bool:
         if self.gone or to not in self._linked_to:
             return False
-        self._agenda.at(
-            self._world.links.word(self.peer, to, self._agenda.now), self._world.peer(to).heard, self.peer, word
-        )
+        self._at(self._links.word(self.peer, to, self._agenda.now), self._peers[to].heard, self.peer, word)
         return True
 
     def heard(self, sender: int, word: Word) -> None:

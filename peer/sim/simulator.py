@@ -68,6 +68,7 @@ class Simulation:
     Raises what `peer.assembly.BAD_INPUT` names.
     """
 
+    @_without_garbage_collection()
     def __init__(
         self,
         config: Config,
@@ -95,7 +96,8 @@ class Simulation:
         self._sized = False
         self.dead: set[int] = set()
         self._severed: Counter[tuple[int, int]] = Counter()  # by how many cuts
-        self.peers = [
+        self.peers: list[SimPeer] = []
+        self.peers += [
             SimPeer(
                 i,
                 self,
@@ -146,9 +148,6 @@ class Simulation:
 
     # the World of the peers
 
-    def peer(self, peer: int) -> SimPeer:
-        return self.peers[peer]
-
     def links_of(self, peer: int) -> set[int]:
         return self._linked[peer]
 
@@ -159,7 +158,8 @@ class Simulation:
         return self._full_bytes if atomic else self._full_bytes // self.config.peers
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
-        self.rounds = max(self.rounds, peer.round)
+        if peer.round > self.rounds:
+            self.rounds = peer.round
         if self.config.max_rounds is not None and peer.round >= self.config.max_rounds:
             self._limit(f"{peer.round} rounds are done")
             peer.leave()
@@ -189,6 +189,7 @@ class Simulation:
 
     # the run
 
+    @_without_garbage_collection()
     def run(self) -> None:
         """Play until the target, a limit, or until nobody is left. Raises TraceEnded."""
         config, agenda = self.config, self.agenda
@@ -205,8 +206,7 @@ class Simulation:
             agenda.at(0.0, self._observe)
         if config.max_seconds is not None:
             agenda.at(config.max_seconds, self._time_is_up)
-        with _without_garbage_collection():
-            agenda.play()
+        agenda.play()
         for peer in self.peers:
             if not peer.gone:
                 peer.vanish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -23,7 +24,9 @@ class World(Protocol):
     links: Links
     schedule: Schedule
 
-    def peer(self, peer: int) -> SimPeer: ...
+    @property
+    def peers(self) -> Sequence[SimPeer]:
+        """By id; always the same list, which is filled when all are made."""
 
     def links_of(self, peer: int) -> set[int]:
         """Peers to which its links are up; always the same set, kept up to date."""

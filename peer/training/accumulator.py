@@ -78,6 +78,7 @@ class Accumulator:
         self.quota_chunks = quota_chunks
         self.mode = InFlight(in_flight)
         self.nonfinite_in_a_row = 0
+        self._dim = dim
         self._front = torch.zeros(dim)
         self._back = torch.zeros(dim)
         self._round = -1
@@ -168,13 +169,17 @@ class Accumulator:
 
     def _add(self, chunk: Chunk, read_rounds: list[int]) -> None:
         self.nonfinite_in_a_row = 0
-        if self._pending.read_rounds:
-            self._front.add_(chunk.gradient)
-        else:
-            self._front.copy_(chunk.gradient)
-        self._pending.num_samples += chunk.num_samples
-        self._pending.loss_sum += chunk.loss_sum
-        self._pending.read_rounds += read_rounds
+        pending = self._pending
+        if (
+            self._dim
+        ):  # a simulation without gradients has none, and calling torch for nothing takes as long as the rest
+            if pending.read_rounds:
+                self._front.add_(chunk.gradient)
+            else:
+                self._front.copy_(chunk.gradient)
+        pending.num_samples += chunk.num_samples
+        pending.loss_sum += chunk.loss_sum
+        pending.read_rounds += read_rounds
 
     def drop(self) -> Verdict:
         """Drop the chunk in flight, computed or not; the caller recomputes its samples."""
@@ -196,8 +201,10 @@ class Accumulator:
         self._front, self._back = self._back, self._front
         self._is_open = False
         self._samples["applied"] += done.num_samples
-        staleness = tuple(round - read for read in done.read_rounds)
-        return Accumulated(self._back, done.num_samples, len(staleness), done.loss_sum, staleness, reason)
+        num_chunks = len(done.read_rounds)
+        fresh = done.read_rounds.count(round) == num_chunks
+        staleness = (0,) * num_chunks if fresh else tuple([round - read for read in done.read_rounds])
+        return Accumulated(self._back, done.num_samples, num_chunks, done.loss_sum, staleness, reason)
 
     def revoke(self, num_samples: int) -> None:
         """So many samples that `close` handed out were never applied: they count as abandoned."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ from peer.training.flat import FlatModel
 from peer.training.task import Task
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A computed chunk.
 
     gradient: [d] SUM over the samples of the loss's gradient (buffers: minus b times their change), on the CPU, valid

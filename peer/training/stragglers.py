@@ -118,6 +118,11 @@ class Slowness:
         """Whether chunks of one round may differ."""
         return self.trace is not None or any(draw.kind == "chunk-exp" for draw in self.draws)
 
+    @property
+    def always_alike(self) -> bool:
+        """Whether all chunks of the run take equally long, but for pauses."""
+        return self.trace is None and not self.draws
+
     def factor(self, round: int, chunk: int = 0) -> float:
         """How many times its nominal time a chunk of this round takes; chunk: how many this peer has started before."""
         factor = self.constant
