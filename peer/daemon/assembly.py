@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from peer.assembly import (
+    make_accumulator,
     make_algorithm,
     make_model,
     make_optimizer,
@@ -22,7 +24,6 @@ from peer.config import Config, ConfigError, alike, flag
 from peer.gossip.algorithm import Algorithm
 from peer.gossip.closing import ClosingPolicy
 from peer.scenario import Scenario
-from peer.training.accumulator import Accumulator, InFlight
 from peer.training.chunk import ChunkComputer
 from peer.training.data import SampleStream, partition_dataset
 from peer.training.flat import FlatModel
@@ -95,7 +96,7 @@ def _trainer(
     return Trainer(
         ChunkComputer(task, make_model(config, task), data),
         SampleStream(shares[peer], config.seed, peer, config.chunk_samples),
-        Accumulator(master.vector.numel(), config.chunks, InFlight(config.in_flight)),
+        make_accumulator(config, master.vector, partial(make_optimizer, config, task, master)),
         make_stragglers(config, scenario).for_peer(peer),
         nominal_chunk_seconds(config, scenario),
         notify,
