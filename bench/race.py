@@ -1,6 +1,6 @@
 """The race: the same training by torch DDP, by local SGD and by Grapevine, side by side.
 
-    python bench/race.py [--chunk-seconds 0.03] [--lr 0.3] [--peers 4 8] [--parallel 8] [--out bench/results/race.json]
+    python bench/race.py [--chunk-seconds 0.03] [--lr 0.3] [--peers 4 8] [--local-steps 10] [--parallel 8] [--out bench/results/race.json]
 
 Everything is equal but the method: task, data and its order, starting parameters, batch, learning rate, emulated devices (bench/rivals.py
 says how the torch side is written). Seconds until the training loss of the (mean) model is 0.1, its test accuracy then, processor
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -31,6 +32,8 @@ SCENARIOS = ("none", "one-4x", "one-10x", "exp")
 RIVALS = ("ddp", "local-sgd")
 GUEST = "hivemind"
 OURS = ("ring-all-reduce", "dpsgd")
+#: With as many local steps as local SGD has.
+LOCAL = tuple(f"{name}-local" for name in OURS)
 HERE = Path(__file__).parent
 
 
@@ -38,7 +41,8 @@ def command(method: str, peers: int, scenario: str, a: argparse.Namespace, out: 
     common = ["--peers", str(peers), "--scenario", scenario, "--chunk-seconds", str(a.chunk_seconds), "--lr", str(a.lr)]
     common += ["--target-loss", str(a.target_loss), "--seed", str(a.seed)]
     if method in RIVALS:
-        return [sys.executable, str(HERE / "rivals.py"), method, *common, "--out", str(out)]
+        steps = ["--local-steps", str(a.local_steps)]
+        return [sys.executable, str(HERE / "rivals.py"), method, *common, *steps, "--out", str(out)]
     if method == GUEST:
         return [sys.executable, str(HERE / "hivemind_rival.py"), *common, "--out", str(out)]
     return [
@@ -47,7 +51,9 @@ def command(method: str, peers: int, scenario: str, a: argparse.Namespace, out: 
         "peer",
         "up",
         "--algorithm",
-        method,
+        method.removesuffix("-local"),
+        "--local-steps",
+        str(a.local_steps if method in LOCAL else 1),
         *common,
         "--metrics-port",
         "-1",
@@ -82,7 +88,7 @@ def run(method: str, peers: int, scenario: str, a: argparse.Namespace) -> dict[s
         full = json.loads(out.read_text())
     result = {name: full[name] for name in ("seconds_to_target", "test_accuracy")}
     result |= {
-        "steps": full.get("steps", full.get("rounds")),
+        "steps": full["steps"] if "steps" in full else full["rounds"] * full["config"]["local_steps"],
         "cpu_seconds": footprint.cpu_seconds,
         "peak_bytes": footprint.peak_bytes,
     }
@@ -97,7 +103,7 @@ def run(method: str, peers: int, scenario: str, a: argparse.Namespace) -> dict[s
 
 
 def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    settings = {name: getattr(a, name) for name in ("chunk_seconds", "lr", "target_loss", "seed")}
+    settings = {name: getattr(a, name) for name in ("chunk_seconds", "lr", "target_loss", "seed", "local_steps")}
     kept = Kept(a.out, settings)
 
     def one(entry: tuple[str, int, str]) -> None:
@@ -105,7 +111,7 @@ def measure(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if key not in kept.runs:
             kept.add(key, run(*entry, a))
 
-    methods = (*RIVALS, *OURS, *([GUEST] if importlib.util.find_spec(GUEST) else []))
+    methods = (*RIVALS, *OURS, *LOCAL, *([GUEST] if importlib.util.find_spec(GUEST) else []))
     entries = [(method, peers, scenario) for peers in a.peers for scenario in SCENARIOS for method in methods]
     asleep = [entry for entry in entries if entry[0] in RIVALS and entry[2] != "none"]
     with ThreadPoolExecutor(a.parallel) as pool:
@@ -121,7 +127,7 @@ def table(results: dict[str, dict[str, Any]], peers_list: list[int]) -> str:
     head = ["processes", "method", *SCENARIOS, "accuracy", "cpu s", "memory"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for peers in peers_list:
-        methods = [m for m in (*RIVALS, GUEST, *OURS) if f"{m} {peers} {SCENARIOS[-1]}" in results]
+        methods = [m for m in (*RIVALS, GUEST, *OURS, *LOCAL) if f"{m} {peers} {SCENARIOS[-1]}" in results]
         seconds = {(m, s): results[f"{m} {peers} {s}"]["seconds_to_target"] for m in methods for s in SCENARIOS}
         for method in methods:
             runs = [results[f"{method} {peers} {s}"] for s in SCENARIOS]
@@ -131,8 +137,8 @@ def table(results: dict[str, dict[str, Any]], peers_list: list[int]) -> str:
             cpu = max((r["cpu_seconds"] for r in runs), default=0.0)
             memory = max((r["peak_bytes"] for r in runs), default=0) / 2**30
             lines.append(f"| {peers} | {method} | {cells} | {accuracy:.3f} | {cpu:.0f} | {memory:.1f} GiB |")
-        for rival in methods[: -len(OURS)]:
-            for ours in OURS:
+        for rival, ours in itertools.product((*RIVALS, GUEST), (*OURS, *LOCAL)):
+            if rival in methods and ours in methods:
                 ratios = " | ".join(ratio(seconds[rival, s], seconds[ours, s]) for s in SCENARIOS)
                 lines.append(f"| {peers} | {ours} against {rival} | {ratios} | | | |")
     return "\n".join(lines)
@@ -150,6 +156,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.3)
     parser.add_argument("--target-loss", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--local-steps", type=int, default=10)
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "race.json")
     a = parser.parse_args()

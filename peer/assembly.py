@@ -5,6 +5,8 @@ Everything that can be wrong with a config, a topology, a scenario or a task is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from peer.config import Config, ConfigError
@@ -12,8 +14,10 @@ from peer.gossip.algorithm import Algorithm, Optimizer, PeerState, ScheduleOptio
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.closing import ClosingPolicy, make_closing
 from peer.scenario import Scenario, load_scenario, spec_error
+from peer.training.accumulator import Accumulator, InFlight
 from peer.training.data import PartitionError
 from peer.training.flat import FlatModel
+from peer.training.local_steps import LocalSteps
 from peer.training.optimizer import MasterOptimizer
 from peer.training.stragglers import StragglerError, Stragglers, parse
 from peer.training.task import Task, TaskError, build_model
@@ -89,9 +93,32 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         params=params,
         optimizer=optimizer,
         batch_size=config.batch_size,
-        weighting=config.weighting or kind.default_weighting,
+        weighting=weighting(config),
+        local_steps=config.local_steps,
     )
     return kind(state)
+
+
+def weighting(config: Config) -> str:
+    """The config's, or else the algorithm's."""
+    return config.weighting or ALGORITHMS[config.algorithm].default_weighting
+
+
+def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor], Optimizer]) -> Accumulator:
+    """What keeps one peer's gradients. start [d]: the first parameters. optimizer: makes one on a vector [d] where steps are local."""
+    local = None
+    if config.local_steps > 1:
+        y = start.clone()
+        local = LocalSteps(
+            y,
+            optimizer(y),
+            steps=config.local_steps,
+            batch_chunks=config.chunks,
+            batch_size=config.batch_size,
+            weighting=weighting(config),
+            num_peers=config.peers,
+        )
+    return Accumulator(start.numel(), config.round_chunks, InFlight(config.in_flight), local)
 
 
 def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:

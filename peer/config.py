@@ -97,7 +97,10 @@ class Config(BaseModel):
         "digits",
         description="digits, digits-cnn, or module:Class of your own; simulate also plays timing, which has no model [alike]",
     )
-    batch_size: int = Field(16, ge=1, description="Samples per peer and round")
+    batch_size: int = Field(16, ge=1, description="Samples per peer and optimizer step")
+    local_steps: int = Field(
+        1, ge=1, description="Optimizer steps of a peer between two exchanges; a full round is so many batches [alike]"
+    )
     chunks: int = Field(8, ge=1, description="Chunks a batch is cut into; more chunks waste less of a straggler's work")
     lr: float = Field(0.1, gt=0, description="Learning rate [alike]")
     optimizer: str = Field("sgd", description="sgd, momentum, adam or adamw (a task may bring its own) [alike]")
@@ -180,6 +183,11 @@ class Config(BaseModel):
     def chunk_samples(self) -> int:
         """b = B / m."""
         return self.batch_size // self.chunks
+
+    @property
+    def round_chunks(self) -> int:
+        """H m, of a full round."""
+        return self.local_steps * self.chunks
 
 
 def choices(name: str) -> tuple[str, ...]:

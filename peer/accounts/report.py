@@ -57,7 +57,7 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
         "wall_seconds": run.wall_seconds,
         "start_seconds": run.start_seconds,
         "stop_reason": run.stop_reason,
-        **_together(peers, run.config.chunks),
+        **_together(peers, run.config.round_chunks),
         "train_loss": judge.loss(mean),
         "test_accuracy": judge.accuracy(mean),
         "worst_peer_test_accuracy": min(accuracies, default=None),

@@ -41,6 +41,7 @@ PANELS = {
         "task",
         "batch_size",
         "chunks",
+        "local_steps",
         "lr",
         "optimizer",
         "partition",

@@ -2,10 +2,11 @@
 
 Ceiling: the sum of the peers' own rates, as if nobody ever waited, talked or recomputed. A device whose chunks take `nominal` seconds
 times a factor f computes b / nominal * E[1/f] samples a second when f is drawn for each round (rounds end by others' words, so all
-last about equally long), b / (nominal * E[f]) when f is drawn for each chunk, times the share of the time in which it does not rest.
+last about equally long; with local steps, of which each has its own draw, the truth is lower), b / (nominal * E[f]) when f is drawn for
+each chunk, times the share of the time in which it does not rest.
 
 Expected speed-up of closing `first` over `barrier`, in samples per second, without a cost of communication (He & Dube 2022 and order
-statistics; N peers, m chunks):
+statistics; N peers, m chunks a round, all local steps together):
 
     one peer k times slower, carry   S = k (N - 1 + 1/k) / N
     one peer k times slower, redo    S = k ((N - 1) m + floor(m / k)) / (N m)
@@ -43,7 +44,7 @@ def theory(config: Config, report: Mapping[str, Any], default_chunk_seconds: flo
         "ceiling_samples_per_second": ceiling,
         "reached_samples_per_second": reached,
         "share_of_ceiling": reached / ceiling if ceiling and reached is not None else None,
-        "expected_speed_up": expected_speed_up(peers, config.chunks, config.in_flight)
+        "expected_speed_up": expected_speed_up(peers, config.round_chunks, config.in_flight)
         if config.closing == "first"
         else None,
     }

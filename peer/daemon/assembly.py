@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from peer.assembly import (
+    make_accumulator,
     make_algorithm,
     make_model,
     make_optimizer,
@@ -24,7 +26,6 @@ from peer.config import Config, ConfigError, alike, flag
 from peer.gossip.algorithm import Algorithm
 from peer.gossip.closing import ClosingPolicy
 from peer.scenario import Scenario
-from peer.training.accumulator import Accumulator, InFlight
 from peer.training.chunk import ChunkComputer
 from peer.training.data import Indices, SampleStream, partition_dataset
 from peer.training.flat import FlatModel
@@ -97,7 +98,7 @@ def _trainer(
     return Trainer(
         _computer(config, task, data),
         SampleStream(shares[peer], config.seed, peer, config.chunk_samples),
-        Accumulator(master.vector.numel(), config.chunks, InFlight(config.in_flight)),
+        make_accumulator(config, master.vector, partial(make_optimizer, config, task, master)),
         make_stragglers(config, scenario).for_peer(peer),
         nominal_chunk_seconds(config, scenario),
         notify,

@@ -166,7 +166,8 @@ class RoundPlayer:
 
     async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
         opened_at = self._said.open()
-        await self.off_loop(lambda: self._trainer.open(round, self.master.params, self.master.lock))
+        x, clock_at = self.master, self._algorithm.state.samples_clock
+        await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
         reason = await self._until_closed(clock)
         if self._rules.in_flight is InFlight.DRAIN:
             await self._drained()

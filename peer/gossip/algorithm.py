@@ -35,7 +35,8 @@ class Optimizer(Protocol):
 class PeerState:
     """What an algorithm works on. params: the master vector x_i [d], changed in place between effects only.
 
-    samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them.
+    samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them. A full round is
+    batch_size * local_steps samples; with several local steps the trainer makes them, and `optimizer` is not used.
     """
 
     peer: int
@@ -45,6 +46,7 @@ class PeerState:
     batch_size: int
     weighting: str
     samples_clock: int = 0
+    local_steps: int = 1
 
 
 class Update(NamedTuple):

@@ -48,8 +48,10 @@ Effect: TypeAlias = Accumulate | Exchange | Both
 class Accumulated(NamedTuple):
     """What one peer's trainer finished for one round.
 
-    grad_sum: [d] sum over samples of the gradient (buffers: minus their change), valid until the next round closes.
-    num_samples: samples in grad_sum. num_chunks: chunks in grad_sum.
+    Either grad_sum [d], the sum over samples of the gradient (buffers: minus their change), and the step is the algorithm's; or, where
+    the trainer stepped on its own, displacement [d]: how far it went from the round's parameters, all 0 if nothing was finished;
+    grad_sum is empty then. Valid until the next round closes.
+    num_samples: samples in it. num_chunks: chunks in it.
     loss_sum: sum over these samples of the training loss. staleness: one entry per chunk, updates between read and apply.
     close_reason: why the round ended here.
     """
@@ -60,6 +62,7 @@ class Accumulated(NamedTuple):
     loss_sum: float
     staleness: tuple[int, ...]
     close_reason: str
+    displacement: Tensor | None = None
 
 
 class Inbox(NamedTuple):

@@ -3,7 +3,8 @@
 The rules are those of peer/training/trainer.py. Chunks follow each other without a gap while the round is open and its quota is not
 done; a chunk in flight at the close is carried, redone or drained. Because a device's speed within a round is known beforehand,
 everything follows from two times: when the round opened and when it closed. Gradients are computed at the close, at the parameters
-that were read at the opening; the sums are kept by the daemon's own `Accumulator`.
+that were read at the opening, or with local steps at those that the peer's own steps lead to; sums and steps are those of the daemon's
+own `Accumulator`.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Device:
         self._gradients = gradients
         self._accumulator = accumulator
         self._slowness = slowness
-        self._per_chunk = slowness.per_chunk
+        self._per_chunk = slowness.per_chunk or (accumulator.local_params is not None and slowness.per_batch)
         self._always_alike = slowness.always_alike
         self._chunk_seconds = chunk_seconds
         self._carried: Chunk | None = None  # the chunk in flight over a close; counted at the next close after its end
@@ -139,9 +140,10 @@ class Device:
         self._trace_ended: TraceEnded | None = None  # if the quota needs more chunks than the trace has
         self._computing = 0.0
 
-    def open(self, round: int, now: float) -> float:
-        """Returns when the quota will be done if the round stays open, or when a chunk is to be begun that the trace does not have."""
-        self._accumulator.open(round)
+    def open(self, round: int, now: float, params: Tensor, samples_clock: int) -> float:
+        """Returns when the quota will be done if the round stays open, or when a chunk is to be begun that the trace does not have.
+        params: [d], unchanged until the close; samples_clock: of the learning rate, there."""
+        self._accumulator.open(round, params, samples_clock)
         self._held = False
         self._need, self._begin = self._accumulator.quota_chunks, now
         if self._carried is not None:
@@ -149,19 +151,20 @@ class Device:
             self._computing += max(min(now, self._carried_end) - self._closed, 0.0)
         self._opened = now
         if not self._always_alike:
-            self._plan(round)
+            self._plan()
         self.quota_at = self._end(self._need)
         return self.quota_at
 
-    def _plan(self, round: int) -> None:
-        slowness = self._slowness
+    def _plan(self) -> None:
+        slowness, batch = self._slowness, self._accumulator.batch
         if not self._per_chunk:
-            self._ends, self._each = None, slowness.chunk_seconds(self._chunk_seconds, round, self._num_started)
+            self._ends, self._each = None, slowness.chunk_seconds(self._chunk_seconds, batch(0), self._num_started)
             return
         end, self._ends = self._begin, []
+        carried = self._accumulator.quota_chunks - self._need
         for chunk in range(self._need):
             try:
-                seconds = slowness.chunk_seconds(self._chunk_seconds, round, self._num_started + chunk)
+                seconds = slowness.chunk_seconds(self._chunk_seconds, batch(carried + chunk), self._num_started + chunk)
             except TraceEnded as error:
                 self._trace_ended = error
                 self._need = chunk
@@ -217,7 +220,8 @@ class Device:
             self._num_started += finished
             self._count(finished, params)
             if finished < self._need and not self._held:
-                self._leave_in_flight(finished, params, mode)
+                y = accumulator.local_params
+                self._leave_in_flight(finished, params if y is None else y, mode)
         done = accumulator.close(round, reason)
         if accumulator.in_flight and mode is InFlight.REDO:
             accumulator.drop()
@@ -231,12 +235,16 @@ class Device:
         return count
 
     def _count(self, num_chunks: int, params: Tensor) -> None:
-        for count, chunk in self._gradients.chunks(params, num_chunks):
-            if count == 1:
-                self._accumulator.start_chunk(chunk.num_samples)
-                self._accumulator.finish(chunk)
-            else:
-                self._accumulator.count(count, chunk)
+        accumulator, y = self._accumulator, self._accumulator.local_params
+        while num_chunks > 0:
+            alike = min(num_chunks, accumulator.chunks_to_step)
+            for count, chunk in self._gradients.chunks(params if y is None else y, alike):
+                if count == 1:
+                    accumulator.start_chunk(chunk.num_samples)
+                    accumulator.finish(chunk)
+                else:
+                    accumulator.count(count, chunk)
+            num_chunks -= alike
 
     def _leave_in_flight(self, finished: int, params: Tensor, mode: InFlight) -> None:
         self._num_started += 1

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from peer.accounts.observation import Observation, consensus_distance, mean_model
 from peer.accounts.summary import PeerSummary
 from peer.assembly import (
+    make_accumulator,
     make_algorithm,
     make_model,
     make_optimizer,
@@ -34,7 +36,7 @@ from peer.sim.device import Device, Gradients, NoGradients, RealGradients
 from peer.sim.events import Agenda
 from peer.sim.host import SimPeer
 from peer.sim.network import Links
-from peer.training.accumulator import Accumulator, InFlight, Samples
+from peer.training.accumulator import InFlight, Samples
 from peer.training.chunk import ChunkComputer
 from peer.training.data import SampleStream, partition_dataset
 from peer.training.evaluate import Evaluator
@@ -121,16 +123,17 @@ class Simulation:
         for i, (params, optimizer, gradients) in enumerate(
             self._nothing() if config.task == TIMING else self._models(exact)
         ):
-            accumulator = Accumulator(params.numel(), config.chunks, InFlight(config.in_flight))
+            accumulator = make_accumulator(config, params, optimizer)
             device = Device(gradients, accumulator, stragglers.for_peer(i), chunk_seconds)
-            made.append((make_algorithm(config, i, params, optimizer), device))
+            made.append((make_algorithm(config, i, params, optimizer(params)), device))
         return made
 
-    def _nothing(self) -> Iterator[tuple[Tensor, Optimizer, Gradients]]:
+    def _nothing(self) -> Iterator[tuple[Tensor, Callable[[Tensor], Optimizer], Gradients]]:
         for _ in range(self.config.peers):
-            yield torch.zeros(0), _NoOptimizer(), NoGradients(self.config.chunk_samples)
+            yield torch.zeros(0), lambda params: _NoOptimizer(), NoGradients(self.config.chunk_samples)
 
-    def _models(self, exact: bool) -> Iterator[tuple[Tensor, Optimizer, Gradients]]:
+    def _models(self, exact: bool) -> Iterator[tuple[Tensor, Callable[[Tensor], Optimizer], Gradients]]:
+        """Of each peer: the master vector [d], what makes an optimizer on it or on a copy, and where chunks come from."""
         config = self.config
         task = load_task(config.task)
         model = make_model(config, task)
@@ -143,8 +146,11 @@ class Simulation:
         for i in range(config.peers):
             stream = SampleStream(shares[i], config.seed, i, config.chunk_samples)
             fuse = not exact and model.layout.num_buffers == 0
-            optimizer = make_optimizer(config, task, model, self._params[i])
-            yield self._params[i], optimizer, RealGradients(computer, stream, fuse=fuse)
+            yield (
+                self._params[i],
+                partial(make_optimizer, config, task, model),
+                RealGradients(computer, stream, fuse=fuse),
+            )
 
     # the World of the peers
 

@@ -9,6 +9,9 @@ finish whenever they do:
     drain                                     does not happen: the caller waits for the chunk before it closes
     gradient or loss inf or nan               dropped, counted
 
+With `LocalSteps`, every m chunks that counted are one step of the peer's own copy y, made as soon as they are there (a chunk carried over
+the end of a round is of the next round's first batch, so that step waits for the opening), and a round hands out the displacement of y.
+
 Every sample has one fate, at any moment:
 started = applied + redone + nonfinite + abandoned + pending (finished, waiting for the close) + in flight.
 """
@@ -19,9 +22,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
+from torch import Tensor
 
 from peer.gossip.effects import Accumulated
 from peer.training.chunk import Chunk
+from peer.training.local_steps import LocalSteps
 
 
 class InFlight(StrEnum):
@@ -62,23 +67,29 @@ class _Running:
 
 @dataclass(slots=True)
 class _Pending:
-    """Chunks that counted since the last close; the sum of their gradients is in the front buffer."""
+    """Chunks that counted since the last close. The sum of the gradients of those that are in no local step yet, the batch, is in the
+    front buffer."""
 
+    batch_chunks: int = 0
+    batch_samples: int = 0
     num_samples: int = 0
     loss_sum: float = 0.0
     read_rounds: list[int] = field(default_factory=list)
 
 
 class Accumulator:
-    """Sums finished chunks round by round, in two buffers [d] that change places at every close."""
+    """Sums finished chunks round by round, in two buffers [d] that change places at every close. quota_chunks: of a full round, all
+    its local steps together."""
 
-    def __init__(self, dim: int, quota_chunks: int, in_flight: InFlight) -> None:
+    def __init__(self, dim: int, quota_chunks: int, in_flight: InFlight, local: LocalSteps | None = None) -> None:
         if quota_chunks < 1:
             raise ValueError(f"quota_chunks is {quota_chunks}, but a round needs at least 1 chunk.")
         self.quota_chunks = quota_chunks
         self.mode = InFlight(in_flight)
         self.nonfinite_in_a_row = 0
         self._dim = dim
+        self._local = local
+        self._nothing = torch.zeros(0)
         self._front = torch.zeros(dim)
         self._back = torch.zeros(dim)
         self._round = -1
@@ -120,6 +131,10 @@ class Accumulator:
         return Samples(**self._samples)
 
     @property
+    def pending_chunks(self) -> int:
+        return len(self._pending.read_rounds)
+
+    @property
     def pending_samples(self) -> int:
         return self._pending.num_samples
 
@@ -127,11 +142,40 @@ class Accumulator:
     def in_flight_samples(self) -> int:
         return self._running.num_samples if self._running else 0
 
-    def open(self, round: int) -> None:
-        """Chunks may start; their parameters are those of this round. Rounds may be skipped, never repeated."""
+    @property
+    def local_params(self) -> Tensor | None:
+        """y [d], at which chunks are computed; None: at the round's own parameters."""
+        return self._local.params if self._local else None
+
+    @property
+    def between_batches(self) -> bool:
+        """Whether every chunk that counted is in a local step: a new batch begins."""
+        return self._pending.batch_chunks == 0
+
+    @property
+    def chunks_to_step(self) -> int:
+        """Chunks that will be computed at the same parameters if nothing is closed before."""
+        return self._local.batch_chunks - self._pending.batch_chunks if self._local else self.quota_chunks
+
+    def batch(self, chunks: int) -> int:
+        """Number since the beginning, of full rounds, of the batch that a chunk is in which follows so many others of this round. A
+        random slowness is drawn for each batch."""
+        if self._local is None:
+            return self._round
+        return self._round * self._local.steps + min(chunks // self._local.batch_chunks, self._local.steps - 1)
+
+    def open(self, round: int, params: Tensor | None = None, samples_clock: int = 0) -> None:
+        """Chunks may start; their parameters are those of this round. Rounds may be skipped, never repeated.
+
+        params: x_i(k) [d], unchanged until the close, and the learning rate's clock there: where local steps begin.
+        """
         if self._is_open or round <= self._round:
             raise RuntimeError(f"round {round} cannot open: round {self._round} is open or over.")
         self._round, self._is_open = round, True
+        if self._local is not None:
+            assert params is not None, "local steps begin at the round's parameters"
+            self._local.open(params, samples_clock)
+            self._step_if_due()
 
     def start_chunk(self, num_samples: int) -> None:
         """A chunk of so many samples is being computed at the open round's parameters."""
@@ -141,7 +185,7 @@ class Accumulator:
         self._samples["started"] += num_samples
 
     def finish(self, chunk: Chunk) -> Verdict:
-        """The chunk in flight is computed: count it or drop it. Adds its gradient: d additions."""
+        """The chunk in flight is computed: count it or drop it. Adds its gradient, d additions, and steps if that fills a batch."""
         if self._running is None or self._running.num_samples != chunk.num_samples:
             raise RuntimeError(f"a chunk of {chunk.num_samples} samples is finished that was not started.")
         if self.outlived:
@@ -156,7 +200,7 @@ class Accumulator:
 
     def count(self, num_chunks: int, fused: Chunk) -> Verdict:
         """So many chunks of the open round at once, computed in one pass at its parameters: their summed gradient [d], samples and
-        losses. What a simulator may do, which knows beforehand how many will be finished."""
+        losses. What a simulator may do, which knows beforehand how many will be finished. At most `chunks_to_step`."""
         if not self._is_open or self._running is not None:
             raise RuntimeError("chunks can be counted only in an open round, and while none is in flight.")
         self._samples["started"] += fused.num_samples
@@ -173,13 +217,26 @@ class Accumulator:
         if (
             self._dim
         ):  # a simulation without gradients has none, and calling torch for nothing takes as long as the rest
-            if pending.read_rounds:
+            if pending.batch_chunks:
                 self._front.add_(chunk.gradient)
             else:
                 self._front.copy_(chunk.gradient)
+        pending.batch_chunks += len(read_rounds)
+        pending.batch_samples += chunk.num_samples
         pending.num_samples += chunk.num_samples
         pending.loss_sum += chunk.loss_sum
         pending.read_rounds += read_rounds
+        if self._local is not None:
+            self._step_if_due()
+
+    def _step_if_due(self) -> None:
+        if self._local is not None and self._is_open and self.chunks_to_step <= 0:
+            self._step(self._local)
+
+    def _step(self, local: LocalSteps) -> None:
+        pending = self._pending
+        local.step(self._front, pending.batch_samples, pending.num_samples)
+        pending.batch_chunks = pending.batch_samples = 0
 
     def drop(self) -> Verdict:
         """Drop the chunk in flight, computed or not; the caller recomputes its samples."""
@@ -195,16 +252,22 @@ class Accumulator:
             if self.mode is InFlight.DRAIN:
                 raise RuntimeError(f"round {round} cannot close: a chunk is in flight and the mode is drain.")
             self._running.outlived = True
+        local = self._local
+        if local is not None and self._pending.batch_chunks:
+            self._step(local)
         done, self._pending = self._pending, _Pending()
         if not done.read_rounds:
             self._front.zero_()
+        elif local is not None:
+            local.displacement(out=self._front)
         self._front, self._back = self._back, self._front
         self._is_open = False
         self._samples["applied"] += done.num_samples
         num_chunks = len(done.read_rounds)
         fresh = done.read_rounds.count(round) == num_chunks
         staleness = (0,) * num_chunks if fresh else tuple([round - read for read in done.read_rounds])
-        return Accumulated(self._back, done.num_samples, num_chunks, done.loss_sum, staleness, reason)
+        grad_sum, displacement = (self._back, None) if local is None else (self._nothing, self._back)
+        return Accumulated(grad_sum, done.num_samples, num_chunks, done.loss_sum, staleness, reason, displacement)
 
     def revoke(self, num_samples: int) -> None:
         """So many samples that `close` handed out were never applied: they count as abandoned."""

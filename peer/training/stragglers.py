@@ -4,17 +4,18 @@ A spec is `peers=effect`. Peers: `all`, or numbers and ranges such as `0`, `1,2`
 
     4x                 always 4 times as long
     spread:1-4         always so many times as long: the first of these peers 1, the last 4, the others evenly between
-    exp:1.0            times 1 + Exp(mean 1.0), one draw per peer and round
-    shifted-exp:0.5,2  times 0.5 + Exp(mean 2), one draw per peer and round
+    exp:1.0            times 1 + Exp(mean 1.0), one draw per peer and batch
+    shifted-exp:0.5,2  times 0.5 + Exp(mean 2), one draw per peer and batch
     chunk-exp:1.0      times Exp(mean 1.0), one draw per chunk
-    pareto:2           times Pareto(shape 2, minimum 1), one draw per peer and round; mean a / (a - 1) for a > 1
-    jitter:0.01        times 1 + Uniform(0, 0.01), one draw per peer and round: what real devices that are alike do
-    bimodal:0.1,10     10 times as long with probability 0.1, one draw per peer and round
+    pareto:2           times Pareto(shape 2, minimum 1), one draw per peer and batch; mean a / (a - 1) for a > 1
+    jitter:0.01        times 1 + Uniform(0, 0.01), one draw per peer and batch: what real devices that are alike do
+    bimodal:0.1,10     10 times as long with probability 0.1, one draw per peer and batch
     trace:FILE         as long as was measured: the file has the seconds of a chunk in each line, # begins a comment
     pause:30s@20s      nothing is computed for 30 s, from 20 s after the run's start (units ms, s, m)
     pause:5s@5s/15s    the same again every 15 s
 
-Several effects on one peer multiply; pauses add up. Draws depend on (seed, peer, round, chunk) only.
+Several effects on one peer multiply; pauses add up. A round has one batch, or as many as it has local steps; draws depend on
+(seed, peer, batch, chunk) only.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A random factor. kind and parameters as in the spec; drawn once a round, `chunk-exp` once a chunk."""
+    """A random factor. kind and parameters as in the spec; drawn once a batch, `chunk-exp` once a chunk."""
 
     kind: str
     first: float
@@ -115,7 +116,7 @@ class Slowness:
 
     @property
     def per_chunk(self) -> bool:
-        """Whether chunks of one round may differ."""
+        """Whether chunks of one batch may differ."""
         return self.trace is not None or any(draw.kind == "chunk-exp" for draw in self.draws)
 
     @property
@@ -123,17 +124,22 @@ class Slowness:
         """Whether all chunks of the run take equally long, but for pauses."""
         return self.trace is None and not self.draws
 
-    def factor(self, round: int, chunk: int = 0) -> float:
-        """How many times its nominal time a chunk of this round takes; chunk: how many this peer has started before."""
+    @property
+    def per_batch(self) -> bool:
+        """Whether chunks of one round may differ that are of different batches."""
+        return bool(self.draws)
+
+    def factor(self, batch: int, chunk: int = 0) -> float:
+        """How many times its nominal time a chunk of this batch takes; chunk: how many this peer has started before."""
         factor = self.constant
         for which, draw in enumerate(self.draws):
-            at = (round, which, chunk) if draw.kind == "chunk-exp" else (round, which)
+            at = (batch, which, chunk) if draw.kind == "chunk-exp" else (batch, which)
             factor *= draw.factor(stable_uniform(self.seed, f"straggler-{draw.kind}", self.peer, *at))
         return factor
 
-    def chunk_seconds(self, nominal: float, round: int, chunk: int) -> float:
+    def chunk_seconds(self, nominal: float, batch: int, chunk: int) -> float:
         """Seconds of work of a chunk. Raises TraceEnded."""
-        return (nominal if self.trace is None else self.trace.of(chunk)) * self.factor(round, chunk)
+        return (nominal if self.trace is None else self.trace.of(chunk)) * self.factor(batch, chunk)
 
     def finish(self, begin: float, seconds: float) -> float:
         """When work of so many seconds ends that begins at `begin`, if it rests during the pauses."""

@@ -57,7 +57,7 @@ class Task(ABC):
     """How logs and metrics call the task."""
 
     defaults: ClassVar[Mapping[str, object]] = MappingProxyType({})
-    """Settings that suit the task, used where the user gives none: `lr`, `batch_size` (samples per peer and round),
+    """Settings that suit the task, used where the user gives none: `lr`, `batch_size` (samples per peer and step),
     `chunks` (mini-batches the batch is cut into), `optimizer`."""
 
     @abstractmethod

@@ -9,10 +9,12 @@ Rules
   from its event loop is shown in one frozen value, so that it never waits while a gradient is added.
 - `notify` is called from the thread without the condition held, so it may call back.
 - A chunk starts only if its round is still open after its parameters were copied: the copy then is x_k, whole.
-- `close` never waits for a chunk; at most for one addition of a chunk's gradient [d] to the sum. A host with a large
-  model calls it from a worker thread.
+- `close` never waits for a chunk; at most for one addition of a chunk's gradient [d] to the sum and one local step. A host with a
+  large model calls it, and `open`, from a worker thread.
+- With local steps (`peer/training/local_steps.py`) chunks are computed at y, which is the accumulator's: copied with the condition
+  held when a round has opened and after every step.
 
-Emulation: a chunk lasts chunk_seconds * factor(round started in), or as long as it really takes if that is longer; with
+Emulation: a chunk lasts chunk_seconds * factor(batch started in), or as long as it really takes if that is longer; with
 chunk_seconds 0 the real time is stretched by the factor. Pauses come on top. A chunk that follows another without a gap
 starts, nominally, when that one was to end: small oversleeps do not add up.
 """
@@ -137,10 +139,12 @@ class _Published:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A chunk that has been started. `begin` is its nominal start, `started` the real one; `number`: chunks started before it."""
+    """A chunk that has been started. `begin` is its nominal start, `started` the real one; `number`: chunks started before it;
+    `batch`: batches of full rounds before its own."""
 
     number: int
     round: int
+    batch: int
     indices: Indices
     begin: float
     started: float
@@ -197,14 +201,15 @@ class Trainer:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def open(self, round: int, params: Tensor, lock: AbstractContextManager[object]) -> None:
-        """Round `round` is open with these params [d], copied under `lock` when the next chunk starts.
+    def open(self, round: int, params: Tensor, lock: AbstractContextManager[object], samples_clock: int = 0) -> None:
+        """Round `round` is open with these params [d], copied under `lock` when the next chunk starts; local steps copy them at once.
 
-        They must stay as they are until the round is closed. A carried chunk in flight goes on undisturbed.
+        They must stay as they are until the round is closed. A carried chunk in flight goes on undisturbed. samples_clock: of the
+        learning rate, at these parameters.
         """
         with self._held():
-            self._accumulator.open(round)
-            self._published = _Published(params, lock)
+            self._accumulator.open(round, params, samples_clock)
+            self._publish(params, lock)
             self._holding = False
             if self._seconds.begin is None and not self._stopping:
                 self._switch("idle")
@@ -275,8 +280,9 @@ class Trainer:
                     indices = self._stream.next()
                     self._accumulator.start_chunk(len(indices))
                     self._num_started += 1
-                    number = self._num_started - 1
-                    return _Work(number, self._accumulator.round, indices, begin, self._clock.now())
+                    number, round = self._num_started - 1, self._accumulator.round
+                    batch = self._accumulator.batch(self._accumulator.pending_chunks)
+                    return _Work(number, round, batch, indices, begin, self._clock.now())
         return None
 
     def _wait_for_work(self) -> float | None:
@@ -293,6 +299,11 @@ class Trainer:
             if self._nominal_end is not None:
                 return self._nominal_end
             return self._switch("computing")
+
+    def _publish(self, params: Tensor, lock: AbstractContextManager[object]) -> None:
+        """The next chunk is computed at these, or with local steps at y."""
+        y = self._accumulator.local_params
+        self._published = _Published(params, lock) if y is None else _Published(y, self._condition)
 
     def _has_work(self) -> bool:
         open_ = self._accumulator.is_open and not self._accumulator.quota_done
@@ -316,6 +327,8 @@ class Trainer:
                 return None
             staleness = self._accumulator.staleness
             verdict = self._accumulator.finish(chunk)
+            if (y := self._accumulator.local_params) is not None and self._accumulator.between_batches:
+                self._publish(y, self._condition)
             if verdict is Verdict.REDO:
                 self._stream.push_back(work.indices)
                 self._nominal_end = None
@@ -323,7 +336,7 @@ class Trainer:
 
     def _seconds_of(self, work: _Work, computed: float) -> float:
         """How long the chunk is to take. Raises TraceEnded."""
-        return self._slowness.chunk_seconds(self._chunk_seconds or computed - work.started, work.round, work.number)
+        return self._slowness.chunk_seconds(self._chunk_seconds or computed - work.started, work.batch, work.number)
 
     def _emulate(self, work: _Work, seconds: float, computed: float) -> None:
         """Sleep, interruptibly, until the chunk is to end."""

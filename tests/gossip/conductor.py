@@ -37,7 +37,7 @@ class PlainSGD:
 
 
 class Conductor:
-    """n peers of one algorithm. params [n, d]: their starting points."""
+    """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Conductor:
         weighting: str = "peers",
         lost: Losses = lambda k, i, j: False,
         shuffle: int | None = None,
+        displaced: bool = False,
     ) -> None:
         self.schedule = schedule
         self.peers = [
@@ -65,6 +66,8 @@ class Conductor:
             )
             for i in range(len(params))
         ]
+        self._lr = lr
+        self._displaced = displaced
         self._lost = lost
         self._shuffle = random.Random(shuffle) if shuffle is not None else None
 
@@ -95,8 +98,7 @@ class Conductor:
                 assert inbox is not None
                 answers[i] = inbox
                 continue
-            grad_sum, samples = gradients(round, i, self.peers[i].state.params)
-            done = Accumulated(grad_sum.clone(), samples, samples, 0.0, (0,) * samples, "quota")
+            done = self._done(i, *gradients(round, i, self.peers[i].state.params))
             answers[i] = done if isinstance(step, Accumulate) else (done, inbox or Inbox({}))
         for (i, j), sent in before.items():
             assert torch.equal(exchanges[i].send[j], sent), "a payload changed while its exchange was under way"
@@ -106,6 +108,14 @@ class Conductor:
         for i in order:
             steps[i] = advance(scores[i], answers[i])
         return steps
+
+    def _done(self, i: int, grad_sum: Tensor, samples: int) -> Accumulated:
+        if not self._displaced:
+            return Accumulated(grad_sum.clone(), samples, samples, 0.0, (0,) * samples, "quota")
+        state = self.peers[i].state
+        divisor = state.batch_size if state.weighting == "samples" else max(samples, 1)
+        moved = grad_sum * (-self._lr / divisor)
+        return Accumulated(torch.zeros(0), samples, samples, 0.0, (0,) * samples, "quota", moved)
 
     def _inbox(self, round: int, i: int, exchanges: dict[int, Exchange]) -> Inbox:
         senders = list(exchanges[i].receive)

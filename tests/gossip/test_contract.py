@@ -71,9 +71,14 @@ def test_the_mean_is_kept_without_gradients(algorithm: type[Algorithm]) -> None:
 
 @every_algorithm
 @pytest.mark.parametrize("weighting", ["samples", "peers"])
-def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(algorithm: type[Algorithm], weighting: str) -> None:
+@pytest.mark.parametrize("displaced", [False, True])
+def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(
+    algorithm: type[Algorithm], weighting: str, displaced: bool
+) -> None:
     start = params()[0].expand(N, D)
-    conductor = Conductor(algorithm, schedule_of(algorithm), start, lr=0.5, batch_size=4, weighting=weighting)
+    conductor = Conductor(
+        algorithm, schedule_of(algorithm), start, lr=0.5, batch_size=4, weighting=weighting, displaced=displaced
+    )
     conductor.play(3, some_gradient)
     sums, counts = zip(*(some_gradient(3, i, start[i]) for i in range(N)), strict=True)
     means = [g / n if n else torch.zeros(D) for g, n in zip(sums, counts, strict=True)]
@@ -82,16 +87,18 @@ def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(algorithm: ty
         divisor = sum(n > 0 for n in counts) if algorithm.delivery is Delivery.EVERY_MESSAGE else N
         expected = torch.stack(means).sum(0) / divisor
     else:
-        whole = sum(counts) if algorithm.delivery is Delivery.EVERY_MESSAGE else 4 * N
+        # a displacement is in proportion to its samples already, so an all-reduce divides it by the number of peers
+        whole = sum(counts) if algorithm.delivery is Delivery.EVERY_MESSAGE and not displaced else 4 * N
         expected = torch.stack(sums).sum(0) / whole
     assert torch.allclose(conductor.params.mean(0), start[0] - 0.5 * expected, atol=1e-5)
 
 
 @every_algorithm
-def test_arrival_order_changes_no_bit(algorithm: type[Algorithm]) -> None:
+@pytest.mark.parametrize("displaced", [False, True])
+def test_arrival_order_changes_no_bit(algorithm: type[Algorithm], displaced: bool) -> None:
     played = []
     for shuffle in (None, 1, 2):
-        conductor = Conductor(algorithm, schedule_of(algorithm), params(), shuffle=shuffle)
+        conductor = Conductor(algorithm, schedule_of(algorithm), params(), shuffle=shuffle, displaced=displaced)
         for k in range(8):
             conductor.play(k, some_gradient)
         played.append(conductor.params)
@@ -100,14 +107,17 @@ def test_arrival_order_changes_no_bit(algorithm: type[Algorithm]) -> None:
 
 
 @every_algorithm
-@pytest.mark.parametrize("n", [2, 3, 4, 7])
-def test_any_number_of_peers_finds_the_minimum_of_quadratics(algorithm: type[Algorithm], n: int) -> None:
+@pytest.mark.parametrize(("n", "displaced"), [(2, False), (3, False), (4, False), (7, False), (4, True)])
+def test_any_number_of_peers_finds_the_minimum_of_quadratics(
+    algorithm: type[Algorithm], n: int, displaced: bool
+) -> None:
     targets = params(7, n)
 
     def gradient(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
         return 4 * (x - targets[i]), 4
 
-    conductor = Conductor(algorithm, schedule_of(algorithm, n), params(1, n)[0].expand(n, D), lr=0.02)
+    start = params(1, n)[0].expand(n, D)
+    conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.02, displaced=displaced)
     for k in range(800):
         conductor.play(k, gradient)
     assert torch.allclose(conductor.params.mean(0), targets.mean(0), atol=1e-2)
@@ -140,11 +150,21 @@ def test_the_learning_rate_clock_counts_samples(algorithm: type[Algorithm]) -> N
 
 
 @every_algorithm
-def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Algorithm]) -> None:
+def test_a_displacement_is_the_step_and_the_algorithm_makes_none(algorithm: type[Algorithm]) -> None:
+    conductor = Conductor(algorithm, schedule_of(algorithm), params(), displaced=True)
+    for k in range(5):
+        conductor.play(k, some_gradient)
+    assert all(peer.state.optimizer.clock == [] for peer in conductor.peers)  # type: ignore[attr-defined]
+    assert {type(peer.state.samples_clock) for peer in conductor.peers} == {int}
+
+
+@every_algorithm
+@pytest.mark.parametrize("displaced", [False, True])
+def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Algorithm], displaced: bool) -> None:
     def nothing(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
         return torch.zeros_like(x), 0
 
-    conductor = Conductor(algorithm, schedule_of(algorithm), params())
+    conductor = Conductor(algorithm, schedule_of(algorithm), params(), displaced=displaced)
     for k in range(5):
         conductor.play(k, nothing)
     assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)

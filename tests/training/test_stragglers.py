@@ -89,9 +89,9 @@ def test_a_trace_replaces_the_nominal_time_chunk_by_chunk_and_says_where_it_ends
     file = tmp_path / "device.txt"
     file.write_text("# laptop\n0.5\n\n0.25  # warm\n")
     slow = parse([f"1=trace:{file}", "1=2x"], 2).for_peer(1)
-    assert [slow.chunk_seconds(99.0, round=0, chunk=c) for c in (0, 1)] == [1.0, 0.5]
+    assert [slow.chunk_seconds(99.0, batch=0, chunk=c) for c in (0, 1)] == [1.0, 0.5]
     with pytest.raises(TraceEnded, match=r"device.txt, line 4: the trace ends after 2 chunks"):
-        slow.chunk_seconds(99.0, round=0, chunk=2)
+        slow.chunk_seconds(99.0, batch=0, chunk=2)
     other = tmp_path / "bad.txt"
     for text, sentence in (("0.5\n-1\n", "line 2"), ("0.5\nfast\n", "not 'fast'"), ("# nothing\n", "has no chunk")):
         _trace.cache_clear()

@@ -5,6 +5,9 @@ Peers stand in a ring by id; each sends to the next and receives from the previo
 shards. Reduce-scatter: n-1 steps after which peer i holds the whole sum of shard (i + 1) mod n. All-gather: n-1 steps that pass the
 finished shards round, so every peer steps with the same bits: g = sum G / sum n, x <- x - lr * g. Each shard is summed in the order of
 the ring, at one peer, whatever the order of arrival. Counts are exact in float32 up to 2^24 samples a round.
+
+With local steps the displacements D_i = y - x_i(k) are summed: `samples` x <- x + sum D / N, as a displacement is in proportion to the
+steps it is made of; `peers` x <- x + sum D / (number of peers that finished anything), the others' D being 0.
 """
 
 from __future__ import annotations
@@ -47,16 +50,19 @@ class RingAllReduce(Algorithm):
         state, done, total = self.state, answer, self._sum
 
         by_samples = state.weighting == "samples"
-        total[:-1] = done.grad_sum
-        if not by_samples and done.num_samples:
+        moved = done.displacement
+        total[:-1] = done.grad_sum if moved is None else moved
+        if moved is None and not by_samples and done.num_samples:
             scaled(total[:-1], 1.0 / done.num_samples)
         total[-1] = done.num_samples if by_samples else float(done.num_samples > 0)
         yield from self._reduce_scatter()
         yield from self._all_gather()
 
         weight = float(total[-1])
-        state.samples_clock += int(weight) if by_samples else int(weight) * state.batch_size
-        if weight > 0:
+        state.samples_clock += int(weight) if by_samples else int(weight) * state.batch_size * state.local_steps
+        if weight > 0 and moved is not None:
+            state.params.add_(total[:-1], alpha=1.0 / (state.num_peers if by_samples else weight))
+        elif weight > 0:
             state.optimizer.step(scaled(total[:-1], 1.0 / weight), state.samples_clock)
         return Update(done, num_received=state.num_peers - 1)
 
