@@ -56,12 +56,15 @@ PANELS = {
         "metrics_port",
         "preset",
         "start_timeout",
+        "data_plane",
         "reflection",
         "log_level",
     ),
 }
 #: What only real processes have.
-NETWORK_OPTIONS = ("peer", "listen", "addresses", "metrics_port", "start_timeout", "reflection", "log_level")
+NETWORK_OPTIONS = (
+    *("peer", "listen", "addresses", "metrics_port", "start_timeout", "data_plane", "reflection", "log_level"),
+)
 #: Fields whose flag is not their name: the flag repeats, so it is in the singular.
 FLAGS = {"addresses": "--address"}
 
