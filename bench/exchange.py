@@ -184,28 +184,29 @@ def report(measure: str, of_size: dict[int, dict[str, dict[str, Any]]], planes: 
     )
     print(f"### {measure}: how fast against others (1 = as fast), processor, lag, memory\n")
     raws = [name for name in names if name.startswith("raw")]
-    head = ["payload", "ours", *(["of raw default", "of raw best"] if raws else []), *(["of gloo"] * ("gloo" in names))]
+    head = ["payload", "who", *(["of raw default", "of raw best"] if raws else []), *(["of gloo"] * ("gloo" in names))]
     rows = [
-        [size_name(size), plane, *_ratios(found, plane, raws), *_costs(measure, size, found[plane])]
+        [size_name(size), name, *_ratios(found, name, raws), *_costs(measure, size, found[name], ours=name in planes)]
         for size, found in of_size.items()
-        for plane in planes
+        for name in names
+        if name != "memcpy"
     ]
     table([*head, "cpu s per GB", "longest lag ms", "memory MiB / planned", "of which"], rows)
 
 
-def _ratios(found: dict[str, dict[str, Any]], plane: str, raws: list[str]) -> list[str]:
-    """Speed against raw TCP by default, the best raw socket, gloo: theirs / ours."""
-    ours = found[plane]["seconds"]
+def _ratios(found: dict[str, dict[str, Any]], name: str, raws: list[str]) -> list[str]:
+    """Speed against raw TCP by default, the best raw socket, gloo: their seconds / these."""
+    ours = found[name]["seconds"]
     rivals = [found["raw default"]["seconds"], min(found[raw]["seconds"] for raw in raws)] if raws else []
     rivals += [found["gloo"]["seconds"]] if "gloo" in found else []
     return [f"{rival / ours:.2f}" for rival in rivals]
 
 
-def _costs(measure: str, size: int, found: dict[str, Any]) -> list[str]:
-    memory = f"{found['peak'] / 2**20:.0f} / {planned_bytes(measure, size) / 2**20:.0f}"
+def _costs(measure: str, size: int, found: dict[str, Any], *, ours: bool) -> list[str]:
+    memory = f"{found['peak'] / 2**20:.0f}" + (f" / {planned_bytes(measure, size) / 2**20:.0f}" if ours else "")
     extra = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in found["extra"].items())
     per_gb = found["cpu_seconds"] / moved_bytes(measure, size) * 1e9
-    return [f"{per_gb:.2f}", f"{found['lag'] * 1e3:.1f}", memory, extra]
+    return [f"{per_gb:.2f}", f"{found['lag'] * 1e3:.1f}" if ours else "", memory, extra]
 
 
 def main() -> None:

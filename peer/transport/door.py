@@ -55,16 +55,22 @@ class Door:
         port = self._listen(family, address)
         self._port = port.getsockname()[1]
         if local and sys.platform == "linux":
-            self._name = f"grapevine-{secrets.token_hex(16)}"
-            self._listen(socket.AF_UNIX, abstract(self._name))
+            name = f"grapevine-{secrets.token_hex(16)}"
+            with contextlib.suppress(OSError):  # forbidden here: TCP will do
+                self._listen(socket.AF_UNIX, abstract(name))
+                self._name = name
 
     def _listen(self, family: int, address: Any) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setblocking(False)
+            tune(listener)  # what is accepted inherits it
+            listener.bind(address)
+            listener.listen(MAX_CALLERS)
+        except OSError:
+            listener.close()
+            raise
         self._listeners.append(listener)
-        listener.setblocking(False)
-        tune(listener)  # what is accepted inherits it
-        listener.bind(address)
-        listener.listen(MAX_CALLERS)
         self._loop.add_reader(listener, self._accept, listener)
         return listener
 

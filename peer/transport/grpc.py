@@ -17,7 +17,7 @@ import errno
 import logging
 import secrets
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -242,40 +242,27 @@ class GrpcTransport(LinkedTransport):
 
     async def _control(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         control = ServerLane(context)
-        loop = asyncio.get_running_loop()
-        token = secrets.randbits(64)
-        # both known before our words go out: what they lead to may overtake the last verdict
-        stream = self._awaited[token] = loop.create_future()
-        arrived: asyncio.Future[DirectLane] = loop.create_future()
-        offers: list[wire.DirectOffer] = []
+        lane = _LaneToCome(self._awaited, self._door)
 
         def offer(theirs: Greeting) -> wire.DirectOffer | None:
-            if self._door is None or agreed_plane(self._data_plane, theirs.data_plane) is DataPlane.GRPC:
-                return None
-            offers.append(self._door.expect(arrived))
-            return offers[0]
+            return lane.offer() if agreed_plane(self._data_plane, theirs.data_plane) is not DataPlane.GRPC else None
 
         try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                session = await self._agree(control, None, token, offer)
-                if session is None:
-                    return
-                await _first(arrived, *([] if session.data_plane is DataPlane.DIRECT else [stream]))
-            if arrived.done():
-                await self._run_link(session, control, arrived.result())
+            with lane.expected():
+                async with asyncio.timeout(HELLO_SECONDS):
+                    session = await self._agree(control, None, lane.token, offer)
+                    if session is None:
+                        return
+                    await lane.comes(session.data_plane)
+            if lane.socket.done():
+                await self._run_link(session, control, lane.socket.result())
             else:
-                await self._run_link(session, control, self._framed(stream.result(), "grpc"), stream.result().over)
+                stream = lane.stream.result()
+                await self._run_link(session, control, self._framed(stream, "grpc"), stream.over)
         except (LaneClosed, TimeoutError):
             return
         finally:
-            self._awaited.pop(token, None)
-            for made in offers:
-                self._withdraw(made)
-            _let_go(arrived, stream)
-
-    def _withdraw(self, offer: wire.DirectOffer) -> None:
-        if self._door is not None:
-            self._door.withdraw(offer)
+            lane.end()
 
     async def _exchange(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         token = dict(context.invocation_metadata() or ()).get(SESSION_KEY)
@@ -310,14 +297,45 @@ def _host(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
-async def _first(*futures: asyncio.Future[Any]) -> None:
-    """Until one of them is done."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+class _LaneToCome:
+    """The bulk lane of a link that is being made at the answering end: the Exchange stream or the data socket, whichever the dialling
+    end opens. Both are known before our words go out: what they lead to may overtake our verdict."""
 
+    def __init__(self, streams: dict[int, asyncio.Future[ServerLane]], door: Door | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.token = secrets.randbits(64)
+        self.stream: asyncio.Future[ServerLane] = loop.create_future()
+        self.socket: asyncio.Future[DirectLane] = loop.create_future()
+        self._streams = streams
+        self._door = door
+        self._offer: wire.DirectOffer | None = None
 
-def _let_go(socket: asyncio.Future[DirectLane], stream: asyncio.Future[ServerLane]) -> None:
-    """The link is over, or never was: what came for it ends, and what still comes is not taken."""
-    if not socket.cancel() and not socket.cancelled():
-        socket.result().close()
-    if not stream.cancel() and not stream.cancelled() and not stream.result().over.done():
-        stream.result().over.set_result(None)
+    def offer(self) -> wire.DirectOffer | None:
+        """For the verdict; None if there is no door."""
+        if self._door is not None:
+            self._offer = self._door.expect(self.socket)
+        return self._offer
+
+    @contextlib.contextmanager
+    def expected(self) -> Iterator[None]:
+        """Within it a lane can come."""
+        self._streams[self.token] = self.stream
+        try:
+            yield
+        finally:
+            self._streams.pop(self.token, None)
+            if self._door is not None and self._offer is not None:
+                self._door.withdraw(self._offer)
+
+    async def comes(self, plane: DataPlane) -> None:
+        """Until one is there that suits."""
+        lanes: list[asyncio.Future[Any]] = [] if plane is DataPlane.DIRECT else [self.stream]
+        lanes += [] if plane is DataPlane.GRPC else [self.socket]
+        await asyncio.wait(lanes, return_when=asyncio.FIRST_COMPLETED)
+
+    def end(self) -> None:
+        """The link is over, or never was: what came for it ends, and what still comes is not taken."""
+        if not self.socket.cancel() and not self.socket.cancelled():
+            self.socket.result().close()
+        if not self.stream.cancel() and not self.stream.cancelled() and not self.stream.result().over.done():
+            self.stream.result().over.set_result(None)
