@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import torch
+import uvloop
 
 from peer.transport import door
 from peer.transport.base import ExchangeKey, LossReason
@@ -136,6 +137,22 @@ async def test_direct_refuses_who_wants_grpc(direct_rig: Rig, at_0: str, at_1: s
     assert a.recorder.refused[0] == (1, "data-plane", f"peer 1 has --data-plane {at_1}, this peer {at_0}")
     assert b.recorder.refused[0] == (0, "data-plane", f"peer 0 has --data-plane {at_0}, this peer {at_1}")
     assert not a.transport.linked()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_on_the_event_loop_of_the_product(kind: str) -> None:
+    async def exchange() -> None:
+        rig = Rig(kind)
+        try:
+            a, b = await rig.pair()
+            assert a.transport.traffic()[1].data_plane == kind
+            for round_ in range(3):
+                await goes_on(a, b, round_)
+        finally:
+            await rig.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(exchange())
 
 
 # -- the door
