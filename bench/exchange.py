@@ -209,6 +209,49 @@ def _costs(measure: str, size: int, found: dict[str, Any], *, ours: bool) -> lis
     return [f"{per_gb:.2f}", f"{found['lag'] * 1e3:.1f}" if ours else "", memory, extra]
 
 
+GOAL_SIZE = 100_000_000
+GOALS = (
+    ("one-way", "grpc", "raw default", 0.80),
+    ("one-way", "grpc", "raw best", 0.35),
+    ("both-ways", "grpc", "raw default", 0.45),
+    ("both-ways", "grpc", "gloo", 0.55),
+    ("all-reduce-4", "grpc", "gloo", 0.50),
+    ("both-ways", "direct", "gloo", 1.00),
+    ("all-reduce-4", "direct", "gloo", 1.00),
+)
+"""(measure, ours, rival, how fast ours shall be at least as a part of the rival's speed), for 100 MB."""
+
+LAG_GOAL_SECONDS, WORD_GOAL_SECONDS, CPU_GOAL = 0.010, 0.0003, 1 / 3
+
+
+def goals_of(medians: Medians) -> list[list[str]]:
+    """Rows of (goal, wanted, measured, met), of all that was measured in this run."""
+    rows = []
+
+    def row(goal: str, wanted: str, measured: float, met: bool) -> None:
+        rows.append([goal, wanted, f"{measured:.3g}", "yes" if met else "no"])
+
+    for measure, plane, rival, least in GOALS:
+        found = medians.get(measure, {}).get(GOAL_SIZE, {})
+        rivals = [one["seconds"] for name, one in found.items() if name.startswith(rival.removesuffix(" best"))]
+        if plane in found and rivals:
+            speed = min(rivals) / found[plane]["seconds"]
+            row(f"{measure}, 100 MB, {plane}: of {rival}", f">= {least:.2f}", speed, speed >= least)
+    for measure in ("one-way", "both-ways"):
+        found = medians.get(measure, {}).get(GOAL_SIZE, {})
+        if {"grpc", "direct"} <= found.keys():
+            part = found["direct"]["cpu_seconds"] / found["grpc"]["cpu_seconds"]
+            row(f"{measure}, 100 MB: processor seconds, direct of grpc", "<= 1/3", part, part <= CPU_GOAL)
+        for plane, one in medians.get(measure, {}).get(4 * GOAL_SIZE, {}).items():
+            if one["lag"]:
+                met = one["lag"] < LAG_GOAL_SECONDS
+                row(f"{measure}, 400 MB, {plane}: longest loop lag, ms", "< 10", one["lag"] * 1e3, met)
+    for plane, one in medians.get("word", {}).get(0, {}).items():
+        seconds = one["extra"]["median round trip"]
+        row(f"control word and answer, {plane}, ms", "< 0.3", seconds * 1e3, seconds < WORD_GOAL_SECONDS)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=SIZES)
@@ -231,6 +274,9 @@ def main() -> None:
             medians.setdefault(measure, {}).setdefault(size, {})[name] = median_of(found)
         if measure in medians:
             report(measure, medians[measure], planes)
+    if rows := goals_of(medians):
+        print("### Goals\n")
+        table(["goal", "wanted", "measured", "met"], rows)
     load = os.getloadavg()[0]
     print(f"commit {commit()}, {arguments.repeats} repetitions, load average at the end {load:.1f}")
     content = {"commit": commit(), "cores": os.cpu_count(), "load": load, "repeats": arguments.repeats}

@@ -134,6 +134,7 @@ class GrpcTransport(LinkedTransport):
         self._server: grpc.aio.Server | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._door: Door | None = None
+        self._unreachable: set[int] = set()  # peers whose data sockets could not be reached when last tried
         self._awaited: dict[int, asyncio.Future[ServerLane]] = {}  # Exchange streams to come, by session token
         self._snapshots = asyncio.Semaphore(MAX_SNAPSHOTS)
 
@@ -216,15 +217,19 @@ class GrpcTransport(LinkedTransport):
         if session.offer is None or session.data_plane is DataPlane.GRPC:
             return None
         try:
-            return await knock(session.offer, _host(address), local=self._options.local_sockets)
+            lane = await knock(session.offer, _host(address), local=self._options.local_sockets)
         except (OSError, TimeoutError) as broken:
             self._told.on_dropped(session.peer, "unreachable")
-            log.warning(
+            log.log(
+                logging.DEBUG if session.peer in self._unreachable else logging.WARNING,  # it is tried again and again
                 "peer %d: no data socket to peer %d: %s%s",
                 *(self.identity.peer, session.peer, str(broken) or "no answer in time"),
                 "" if session.data_plane is DataPlane.DIRECT else "; its vectors take gRPC",
             )
+            self._unreachable.add(session.peer)
             return None
+        self._unreachable.discard(session.peer)
+        return lane
 
     # -- answering
 
