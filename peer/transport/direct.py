@@ -10,7 +10,7 @@ follows it can not be found any more. How the two ends come to a socket is in do
 
 Everything happens on the event loop, with sockets that do not block, one system call of at most a frame at a time. So an exchange that
 ends takes its vectors back at once (`divert`, `let_go`), which a thread inside recv could not promise, and threads are not faster (README).
-Between two machines pieces are summed (`page_sums`); within one they are not, because they never leave its memory.
+Between two machines pieces are summed (`column_sums`); within one they are not, because they never leave its memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from peer.transport.codec import HEADER_BYTES, MAX_MESSAGE_BYTES, Check, page_sums, unchecked
+from peer.transport.codec import HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
 from peer.transport.lane import Arrival, LaneClosed
 
 SOCKET_BYTES: Final = 2 * 1024 * 1024
@@ -84,7 +84,7 @@ class DirectLane:
     def __init__(self, sock: socket.socket) -> None:
         local = sock.family not in (socket.AF_INET, socket.AF_INET6)
         self.plane = "unix" if local else "tcp"
-        self.check: Check = unchecked if local else page_sums
+        self.check: Check = unchecked if local else column_sums
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._ended: str | None = None

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import tracemalloc
-import zlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -15,7 +14,7 @@ import uvloop
 
 from peer.transport import door
 from peer.transport.base import ExchangeKey, LossReason
-from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, page_sums
+from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, column_sums
 from peer.transport.direct import SOCKET_BYTES, DirectLane, tune
 from peer.transport.door import MAX_CALLERS, Door, knock
 from peer.transport.grpc import GrpcTransport
@@ -436,12 +435,13 @@ async def test_vectors_of_any_size_take_no_memory_besides(direct_rig: Rig) -> No
         lambda piece: damaged(piece, len(piece) - 1),
         lambda piece: piece[:4096] + bytes(4096) + piece[8192:],
         lambda piece: piece[4096:8192] + piece[:4096] + piece[8192:],
+        lambda piece: piece[:8] + piece[16:24] + piece[8:16] + piece[24:],
+        lambda piece: piece[8:-3] + piece[:8] + piece[-3:],
         lambda piece: piece + b"\0",
     ],
 )
-def test_page_sums_notice(damage: Callable[[bytes], bytes]) -> None:
+def test_column_sums_notice(damage: Callable[[bytes], bytes]) -> None:
     piece = torch.randn(4000).numpy().tobytes() + b"end"
-    assert page_sums(memoryview(piece), 1) == page_sums(memoryview(piece), 1)
-    assert page_sums(memoryview(damage(piece)), 1) != page_sums(memoryview(piece), 1)
-    assert page_sums(memoryview(piece), 2) != page_sums(memoryview(piece), 1)
-    assert page_sums(memoryview(b"short"), 9) == zlib.crc32(b"short", zlib.crc32(b"", 9))
+    assert column_sums(memoryview(piece), 1) == column_sums(memoryview(piece), 1)
+    assert column_sums(memoryview(damage(piece)), 1) != column_sums(memoryview(piece), 1)
+    assert column_sums(memoryview(piece), 2) != column_sums(memoryview(piece), 1)

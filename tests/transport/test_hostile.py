@@ -17,7 +17,7 @@ import torch
 
 from peer.transport import grpc as carrier
 from peer.transport.base import ExchangeKey, LossReason
-from peer.transport.codec import HEADER_BYTES, Check, encode_head, page_sums, unchecked
+from peer.transport.codec import HEADER_BYTES, Check, column_sums, encode_head, unchecked
 from peer.transport.door import abstract
 from peer.transport.link import MAX_MALFORMED
 from peer.wire import gossip_pb2 as wire
@@ -27,7 +27,7 @@ from .rig import Member, Rig, ended, identity
 LANE_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
 
 
-CHECKS: dict[str, Check] = {"grpc": zlib.crc32, "tcp": page_sums, "unix": unchecked}
+CHECKS: dict[str, Check] = {"grpc": zlib.crc32, "tcp": column_sums, "unix": unchecked}
 
 
 class Caller:
