@@ -8,7 +8,8 @@ A frame is a fixed header, little-endian and without padding, and then a piece o
 `tag` is the session token which the *receiving* end drew for this link and told in its hello, so a frame is bound to
 one run, one sender and one fingerprint without repeating them. `total` is the size of the whole payload in bytes,
 `offset` where this piece belongs. The checksum (zlib.crc32) covers the header before it and the piece after it, so a
-flipped bit can not move a piece to another exchange. How the piece enters it depends on the carrier (`Check`).
+flipped bit can not move a piece to another exchange. How the piece enters it depends on the carrier (`Check`): `column_sums` on the
+lanes of links, all of it in a snapshot (`encode`, `decode`).
 
 Nothing here is trusted and nothing here raises on what a peer sent: `decode` returns a `Frame` or says why not. A
 carrier that receives pieces in place reads the header alone first (`decode_head`).

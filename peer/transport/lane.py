@@ -11,12 +11,11 @@ The bulk lane of a link carries frames (`BulkLane`): header and piece are handed
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from peer.transport.codec import HEADER_BYTES, Check
+from peer.transport.codec import HEADER_BYTES, Check, column_sums
 
 
 class LaneClosed(Exception):
@@ -81,7 +80,7 @@ class BulkLane(Protocol):
 class MessageBulk:
     """Frames as the messages of a lane."""
 
-    check: Check = staticmethod(zlib.crc32)
+    check: Check = staticmethod(column_sums)
 
     def __init__(self, lane: Lane, plane: str) -> None:
         self.plane = plane
