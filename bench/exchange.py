@@ -46,8 +46,8 @@ BYTES_AT_ONCE = 25_000_000
 """Smaller exchanges are repeated within one measurement until so much was moved, MOST_TIMES at most."""
 
 MOST_TIMES = 100
-MOST_MEMORY = 8 << 30
-"""Orders whose vectors need more, in all members together, are left out."""
+MEMORY_SHARE = 0.7
+"""Of the memory that is available: orders whose vectors need more, in all members of all contenders, are left out."""
 
 Medians: TypeAlias = dict[str, dict[int, dict[str, dict[str, Any]]]]
 """By measure, size and contender: a Measured as a dictionary, each field its median (lag and peak: the largest)."""
@@ -116,6 +116,11 @@ def crews_of(measure: str, planes: list[str]) -> dict[str, Callable[[], Crew]]:
     return starts | {plane: ours(plane, size) for plane in planes}
 
 
+def available_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -130,11 +135,12 @@ def order_of(measure: str, num_bytes: int) -> Order:
 
 def measure_all(measure: str, sizes: list[int], repeats: int, planes: list[str]) -> Iterator[tuple[int, str, Measured]]:
     """(size, contender, one repetition), contenders taking turns; the first of each is thrown away."""
+    available = available_bytes()
     crews = {name: start() for name, start in crews_of(measure, planes).items()}
+    members = sum(crew.size for crew in crews.values())  # they keep their vectors while others have their turn
     try:
         for num_bytes in sizes if measure != "word" else [0]:
-            members = max(crew.size for crew in crews.values())
-            if members * planned_bytes(measure, num_bytes) > MOST_MEMORY:
+            if members * planned_bytes(measure, num_bytes) > MEMORY_SHARE * available:
                 print(f"{measure} of {size_name(num_bytes)}: left out, it would need too much memory", flush=True)
                 continue
             for repeat in range(repeats + 1):

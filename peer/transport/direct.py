@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import struct
@@ -64,6 +65,7 @@ def _set(sock: socket.socket, level: int, option: int, value: int | bytes) -> No
         sock.setsockopt(level, option, value)
 
 
+@functools.cache
 def _kernel_limit(name: str) -> int:
     try:
         return int(Path("/proc/sys/net/core", name).read_text())

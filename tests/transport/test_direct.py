@@ -17,13 +17,14 @@ from peer.transport.base import ExchangeKey, LossReason
 from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, column_sums
 from peer.transport.direct import SOCKET_BYTES, DirectLane, tune
 from peer.transport.door import MAX_CALLERS, Door, knock
-from peer.transport.grpc import GrpcTransport
+from peer.transport.emulated import SlowNetwork
+from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane, agreed_plane
 from peer.transport.lane import LaneClosed
 from peer.wire import gossip_pb2 as wire
 
 from .proxy import Proxy
-from .rig import PATIENCE_SECONDS, Member, Rig, ended, ends, identity
+from .rig import PATIENCE_SECONDS, Member, Recorder, Rig, StubService, ended, ends, identity
 from .test_hostile import Caller, connected, damaged, framed, say_token
 
 K = ExchangeKey
@@ -152,6 +153,24 @@ def test_on_the_event_loop_of_the_product(kind: str) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(exchange())
+
+
+async def test_an_emulated_network_keeps_vectors_in_its_streams(grpc_rig: Rig) -> None:
+    slow, service = SlowNetwork(latency=0.0001), StubService()
+    auto, direct = (GrpcOptions(data_plane=plane) for plane in (DataPlane.AUTO, DataPlane.DIRECT))
+    members = []
+    for peer in (0, 1):
+        transport = GrpcTransport(identity(peer), "127.0.0.1:0", service=service, options=auto, network=slow)
+        recorder = Recorder()
+        members.append(Member(transport, recorder, await transport.start(recorder)))
+    grpc_rig.members += members
+    a, b = members
+    a.transport.connect({1: b.address})
+    await asyncio.gather(a.linked_to(1), b.linked_to(0))
+    assert a.transport.traffic()[1].data_plane == "grpc"
+    await goes_on(a, b, 0)
+    with pytest.raises(ValueError, match="emulated"):
+        GrpcTransport(identity(0), "127.0.0.1:0", service=service, options=direct, network=slow)
 
 
 # -- the door
