@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types contracts unit proto table race agreement study clean
+.PHONY: run test lint types contracts unit proto table race agreement study bench-exchange clean
 
 run: $(VENV)/run-ready
 	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
@@ -43,6 +43,10 @@ agreement: $(VENV)/run-ready
 # chunks, closing and in-flight rule over all scenarios, in virtual time
 study: $(VENV)/run-ready
 	$(BIN)/python bench/straggler_study.py
+
+# vectors over raw sockets, gloo, gRPC and data sockets, taking turns; most of half an hour
+bench-exchange: $(VENV)/run-ready
+	$(BIN)/python bench/exchange.py
 
 $(VENV)/run-ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("grapevine needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

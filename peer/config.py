@@ -152,6 +152,10 @@ class Config(BaseModel):
         "local", description="Time-outs: how long a silent neighbour is waited for"
     )
     start_timeout: float = Field(60.0, gt=0, description="Seconds to wait for all peers to appear")
+    data_plane: Literal["grpc", "direct", "auto"] = Field(
+        "grpc",
+        description="What vectors travel on: gRPC, a plain socket beside it, or that where both ends of a link can",
+    )
     reflection: bool = Field(False, description="Serve gRPC reflection")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="How much a peer says")
 

@@ -58,12 +58,25 @@ PANELS = {
         "metrics_port",
         "preset",
         "start_timeout",
+        "data_plane",
         "reflection",
         "log_level",
     ),
 }
 #: What only real processes have.
-DAEMON_OPTIONS = ("trainer", "peer", "listen", "addresses", "metrics_port", "start_timeout", "reflection", "log_level")
+DAEMON_OPTIONS = (
+    *(
+        "trainer",
+        "peer",
+        "listen",
+        "addresses",
+        "metrics_port",
+        "start_timeout",
+        "data_plane",
+        "reflection",
+        "log_level",
+    ),
+)
 #: Fields whose flag is not their name: the flag repeats, so it is in the singular.
 FLAGS = {"addresses": "--address"}
 

@@ -62,6 +62,7 @@ def _neighbors(reply: StatusReply) -> Table:
         "neighbour",
         "address",
         "state",
+        "by",
         "sent",
         "received",
         "lost exchanges",
@@ -70,5 +71,6 @@ def _neighbors(reply: StatusReply) -> Table:
         header_style="dim",
     )
     for j in reply.neighbors:
-        table.add_row(str(j.peer), j.address, j.state, amount(j.bytes_sent), amount(j.bytes_received), str(j.missed))
+        moved = amount(j.bytes_sent), amount(j.bytes_received)
+        table.add_row(str(j.peer), j.address, j.state, j.data_plane, *moved, str(j.missed))
     return table

@@ -343,6 +343,7 @@ class Peer:
                     bytes_received=moved.bytes_received if moved else 0,
                     missed=self.player.ledger.lost_by_neighbor[j],
                     round_trip_seconds=moved.round_trip_seconds if moved else math.nan,
+                    data_plane=moved.data_plane if moved else "",
                 )
             )
         return rows

@@ -26,6 +26,7 @@ from peer.gossip.delivery import PRESETS
 from peer.scenario import Scenario
 from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
+from peer.transport.handshake import DataPlane
 
 T = TypeVar("T")
 
@@ -61,8 +62,12 @@ async def serve(
         host.parts.identity,
         config.listen,
         service=host,
-        options=GrpcOptions(reflection=config.reflection, commit_grace_seconds=PRESETS[config.preset].least / 2),
-        network=_slow_network(host.parts.scenario, config.seed + peer),
+        options=GrpcOptions(
+            reflection=config.reflection,
+            commit_grace_seconds=PRESETS[config.preset].least / 2,
+            data_plane=DataPlane(config.data_plane),
+        ),
+        network=_slow_network(config, host.parts.scenario, config.seed + peer),
     )
     _crash_as_told(host)
     stop_metrics = _serve_metrics(config, peer, host)
@@ -73,9 +78,16 @@ async def serve(
         stop_metrics()
 
 
-def _slow_network(scenario: Scenario, seed: int) -> SlowNetwork | None:
+def _slow_network(config: Config, scenario: Scenario, seed: int) -> SlowNetwork | None:
     network = scenario.network
-    return SlowNetwork(network.latency, network.jitter, network.bandwidth, seed) if network is not None else None
+    if network is None:
+        return None
+    if config.data_plane == "direct":
+        raise Fatal(
+            ExitCode.CONFIG,
+            f"--data-plane: the network of --scenario {config.scenario} is emulated in gRPC's streams; use grpc or auto, not direct",
+        )
+    return SlowNetwork(network.latency, network.jitter, network.bandwidth, seed)
 
 
 def _crash_as_told(host: Peer) -> None:

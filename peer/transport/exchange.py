@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from peer.transport.base import ExchangeKey, LossReason, Outcome
-from peer.transport.codec import Assembly, Frame
+from peer.transport.codec import Assembly, Head
 from peer.wire import gossip_pb2 as wire
 
 
@@ -68,14 +68,17 @@ class Exchange:
         self._other_voted = voted
         self._weigh()
 
-    def take(self, frame: Frame) -> str | None:
-        """A frame of the other end's payload; the reason if it does not belong here."""
-        if self._inbound is None:
-            return "size"
-        refusal = self._inbound.take(frame)
-        if refusal is None and self._inbound.whole:
-            self._weigh()
-        return refusal
+    def place(self, head: Head) -> memoryview | str:
+        """Where a piece of the other end's payload is to be written, or the reason if it does not belong here. The place
+        is free to be written to until this exchange ends: the link is told at once (`Ends.ended`)."""
+        return "size" if self._inbound is None else self._inbound.place(head.total, head.offset, head.length)
+
+    def placed(self, head: Head) -> None:
+        """The piece is in its place, and its checksum is right."""
+        if self._inbound is not None:
+            self._inbound.placed(head.length)
+            if self._inbound.whole:
+                self._weigh()
 
     @property
     def whole(self) -> bool:

@@ -3,7 +3,7 @@
 `Control` carries protobuf, `Exchange` raw frames; both pass through generic handlers with identity serializers, so
 that what a peer sends is parsed by us, where it can be refused, and not by gRPC, where it would break the stream. The
 dialer shakes hands on Control and then opens Exchange with the session token it was given, by which the answering end
-joins the two.
+joins the two. If both ends want a data socket (door.py), that takes the place of the Exchange stream.
 
 A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes (see `channel_options`). The
 reconnect back-off of gRPC, up to 120 s by default, is set to ours.
@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import secrets
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,12 +28,15 @@ from grpc_reflection.v1alpha import reflection
 
 from peer.transport.base import ExchangeKey, Identity, Listener
 from peer.transport.codec import MAX_MESSAGE_BYTES, frames
+from peer.transport.direct import DirectLane
+from peer.transport.door import Door, knock
 from peer.transport.emulated import SlowNetwork
 from peer.transport.exchange import byte_view
-from peer.transport.handshake import HELLO_SECONDS
+from peer.transport.handshake import HELLO_SECONDS, DataPlane, Greeting, Session, agreed_plane
 from peer.transport.lane import LaneClosed
 from peer.transport.linked import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LinkedTransport
 from peer.transport.service import PACKAGE_SERVICE, PeerService
+from peer.transport.streams import ClientLane, Context, ServerLane
 from peer.wire import gossip_pb2 as wire
 
 CONTROL: Final = f"/{PACKAGE_SERVICE}/Control"
@@ -45,8 +49,8 @@ SNAPSHOT_WRITE_SECONDS: Final = 10.0
 """A reader that does not take a frame of its snapshot in this time is cut."""
 
 CONNECT_SECONDS: Final = 2.0
+log = logging.getLogger("grapevine.transport")
 _TOKEN = struct.Struct("<Q")
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,15 @@ class GrpcOptions:
     noticed later. keepalive_timeout_seconds: how long the answer may take; raise it where round trips are long or
     machines stop for long. commit_grace_seconds: how long an exchange that was given up after its vote waits for the
     other's; raising it makes ends that decide differently rarer, and a give-up slower. reflection: serve the schema,
-    for grpcurl."""
+    for grpcurl. data_plane: what vectors travel on. local_sockets: data sockets between peers of one machine may be Unix
+    sockets."""
 
     keepalive_seconds: float = 2.0
     keepalive_timeout_seconds: float = 1.0
     commit_grace_seconds: float = 1.0
     reflection: bool = False
+    data_plane: DataPlane = DataPlane.GRPC
+    local_sockets: bool = True
 
 
 def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
@@ -102,74 +109,6 @@ def _server_options(options: GrpcOptions) -> list[tuple[str, int]]:
     ]
 
 
-class _ServerLane:
-    """A lane made of the answering end of a stream. It ends when the stream's method returns."""
-
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def read(self) -> bytes:
-        try:
-            message = await self._context.read()
-        except (grpc.RpcError, grpc.aio.BaseError) as broken:
-            raise LaneClosed("the stream broke") from broken
-        if not isinstance(message, bytes):
-            raise LaneClosed("the other end closed the stream")
-        return message
-
-    async def write(self, message: bytes) -> None:
-        try:
-            await self._context.write(message)
-        except (grpc.RpcError, grpc.aio.BaseError) as broken:
-            raise LaneClosed("the stream broke") from broken
-
-    async def finish(self) -> bool:
-        return False
-
-
-class _ClientLane:
-    """A lane made of the dialling end of a stream."""
-
-    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
-        self._call = call
-
-    async def opened(self) -> None:
-        """Until the other end has accepted the stream."""
-        await self._call.initial_metadata()
-        if self._call.done():
-            raise LaneClosed("the other end refused the stream")
-
-    async def read(self) -> bytes:
-        try:
-            message = await self._call.read()
-        except (grpc.RpcError, grpc.aio.BaseError) as broken:
-            raise LaneClosed(_why(broken)) from broken
-        if not isinstance(message, bytes):
-            raise LaneClosed("the other end closed the stream")
-        return message
-
-    async def write(self, message: bytes) -> None:
-        try:
-            await self._call.write(message)
-        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as broken:
-            raise LaneClosed(_why(broken)) from broken
-
-    async def finish(self) -> bool:
-        with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
-            await self._call.done_writing()
-        return True
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
-def _why(broken: BaseException) -> str:
-    if isinstance(broken, grpc.aio.AioRpcError):
-        return f"the stream broke: {broken.code().name.lower()}"
-    return "the stream broke"
-
-
 class GrpcTransport(LinkedTransport):
     """Listens on `listen` ("host:port", port 0 for any) and answers observers with `service`."""
 
@@ -183,13 +122,20 @@ class GrpcTransport(LinkedTransport):
         network: SlowNetwork | None = None,
     ) -> None:
         self._options = options if options is not None else GrpcOptions()
-        super().__init__(identity, commit_grace_seconds=self._options.commit_grace_seconds, network=network)
+        super().__init__(
+            identity,
+            commit_grace_seconds=self._options.commit_grace_seconds,
+            network=network,
+            data_plane=self._options.data_plane,
+        )
         self._listen = listen
         self._service = service
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._awaited: dict[int, asyncio.Future[_ServerLane]] = {}  # Exchange streams to come, by session token
+        self._door: Door | None = None
+        self._unreachable: set[int] = set()  # peers whose data sockets could not be reached when last tried
+        self._awaited: dict[int, asyncio.Future[ServerLane]] = {}  # Exchange streams to come, by session token
         self._snapshots = asyncio.Semaphore(MAX_SNAPSHOTS)
 
     # -- life
@@ -212,6 +158,9 @@ class GrpcTransport(LinkedTransport):
             raise OSError(errno.EADDRINUSE, f"cannot listen on {self._listen}: is the port taken?")
         await server.start()
         self._server = server
+        if self._data_plane is not DataPlane.GRPC:
+            self._door = Door(lambda reason: listener.on_dropped(None, reason))
+            await self._door.open(_host(self._listen), local=self._options.local_sockets)
         await self.set_serving(True)
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
@@ -224,6 +173,8 @@ class GrpcTransport(LinkedTransport):
     async def stop(self) -> None:
         await self._health.enter_graceful_shutdown()
         await super().stop()
+        if self._door is not None:
+            self._door.close()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
@@ -238,25 +189,47 @@ class GrpcTransport(LinkedTransport):
         if channel is None:
             channel = grpc.aio.insecure_channel(address, options=_client_options(self._options))
             self._channels[address] = channel
-        lanes: list[_ClientLane] = []
-        try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                control = _ClientLane(channel.stream_stream(CONTROL)(wait_for_ready=True))
-                lanes.append(control)
-                session = await self._agree(control, peer, secrets.randbits(64))
-                if session is None:
-                    return False
-                token = ((SESSION_KEY, _TOKEN.pack(session.tag_out)),)
-                bulk = _ClientLane(channel.stream_stream(EXCHANGE)(metadata=token))
-                lanes.append(bulk)
-                await bulk.opened()
-            await self._run_link(session, control, bulk)
-        except (LaneClosed, TimeoutError):
-            return False
-        finally:
-            for lane in lanes:
-                lane.cancel()
+        with contextlib.ExitStack() as lanes:
+            try:
+                async with asyncio.timeout(HELLO_SECONDS):
+                    control = ClientLane(channel.stream_stream(CONTROL)(wait_for_ready=True))
+                    lanes.callback(control.cancel)
+                    session = await self._agree(control, peer, secrets.randbits(64))
+                    if session is None:
+                        return False
+                    bulk = await self._data_socket(session, address)
+                    if bulk is not None:
+                        lanes.callback(bulk.close)
+                    elif session.data_plane is DataPlane.DIRECT:
+                        return False
+                    else:
+                        token = ((SESSION_KEY, _TOKEN.pack(session.tag_out)),)
+                        stream = ClientLane(channel.stream_stream(EXCHANGE)(metadata=token))
+                        lanes.callback(stream.cancel)
+                        await stream.opened()
+                await self._run_link(session, control, bulk or self._framed(stream, "grpc"))
+            except (LaneClosed, TimeoutError):
+                return False
         return True
+
+    async def _data_socket(self, session: Session, address: str) -> DirectLane | None:
+        """The data socket that was agreed on; None if there is to be none, or it can not be had."""
+        if session.offer is None or session.data_plane is DataPlane.GRPC:
+            return None
+        try:
+            lane = await knock(session.offer, _host(address), local=self._options.local_sockets)
+        except (OSError, TimeoutError) as broken:
+            self._told.on_dropped(session.peer, "unreachable")
+            log.log(
+                logging.DEBUG if session.peer in self._unreachable else logging.WARNING,  # it is tried again and again
+                "peer %d: no data socket to peer %d: %s%s",
+                *(self.identity.peer, session.peer, str(broken) or "no answer in time"),
+                "" if session.data_plane is DataPlane.DIRECT else "; its vectors take gRPC",
+            )
+            self._unreachable.add(session.peer)
+            return None
+        self._unreachable.discard(session.peer)
+        return lane
 
     # -- answering
 
@@ -272,27 +245,31 @@ class GrpcTransport(LinkedTransport):
         }
         return grpc.method_handlers_generic_handler(PACKAGE_SERVICE, methods)
 
-    async def _control(self, _requests: AsyncIterator[bytes], context: _Context) -> None:
-        control = _ServerLane(context)
-        token = secrets.randbits(
-            64
-        )  # known before our hello goes out: the Exchange stream may overtake the last verdict
-        arrived = self._awaited[token] = asyncio.get_running_loop().create_future()
+    async def _control(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        control = ServerLane(context)
+        lane = _LaneToCome(self._awaited, self._door)
+
+        def offer(theirs: Greeting) -> wire.DirectOffer | None:
+            return lane.offer() if agreed_plane(self._data_plane, theirs.data_plane) is not DataPlane.GRPC else None
+
         try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                session = await self._agree(control, None, token)
-                if session is None:
-                    return
-                bulk = await arrived
-            await self._run_link(session, control, bulk, bulk.over)
+            with lane.expected():
+                async with asyncio.timeout(HELLO_SECONDS):
+                    session = await self._agree(control, None, lane.token, offer)
+                    if session is None:
+                        return
+                    await lane.comes(session.data_plane)
+            if lane.socket.done():
+                await self._run_link(session, control, lane.socket.result())
+            else:
+                stream = lane.stream.result()
+                await self._run_link(session, control, self._framed(stream, "grpc"), stream.over)
         except (LaneClosed, TimeoutError):
             return
         finally:
-            self._awaited.pop(token, None)
-            if arrived.done() and not arrived.cancelled() and not arrived.result().over.done():
-                arrived.result().over.set_result(None)
+            lane.end()
 
-    async def _exchange(self, _requests: AsyncIterator[bytes], context: _Context) -> None:
+    async def _exchange(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         token = dict(context.invocation_metadata() or ()).get(SESSION_KEY)
         waiting = None
         if isinstance(token, bytes) and len(token) == _TOKEN.size:
@@ -300,14 +277,14 @@ class GrpcTransport(LinkedTransport):
         if waiting is None or waiting.done():
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such session")
         await context.send_initial_metadata(())
-        bulk = _ServerLane(context)
+        bulk = ServerLane(context)
         waiting.set_result(bulk)
         await bulk.over
 
-    async def _status(self, _request: wire.StatusRequest, _context: _Context) -> wire.StatusReply:
+    async def _status(self, _request: wire.StatusRequest, _context: Context) -> wire.StatusReply:
         return self._service.status()
 
-    async def _snapshot(self, request: wire.SnapshotRequest, context: _Context) -> None:
+    async def _snapshot(self, request: wire.SnapshotRequest, context: Context) -> None:
         if self._snapshots.locked():
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many snapshots at once; ask again")
         async with self._snapshots:
@@ -318,3 +295,52 @@ class GrpcTransport(LinkedTransport):
                         await context.write(message)
             except TimeoutError:
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the snapshot was not read in time")
+
+
+def _host(address: str) -> str:
+    """Of "host:port", without the brackets of IPv6."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+class _LaneToCome:
+    """The bulk lane of a link that is being made at the answering end: the Exchange stream or the data socket, whichever the dialling
+    end opens. Both are known before our words go out: what they lead to may overtake our verdict."""
+
+    def __init__(self, streams: dict[int, asyncio.Future[ServerLane]], door: Door | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.token = secrets.randbits(64)
+        self.stream: asyncio.Future[ServerLane] = loop.create_future()
+        self.socket: asyncio.Future[DirectLane] = loop.create_future()
+        self._streams = streams
+        self._door = door
+        self._offer: wire.DirectOffer | None = None
+
+    def offer(self) -> wire.DirectOffer | None:
+        """For the verdict; None if there is no door."""
+        if self._door is not None:
+            self._offer = self._door.expect(self.socket)
+        return self._offer
+
+    @contextlib.contextmanager
+    def expected(self) -> Iterator[None]:
+        """Within it a lane can come."""
+        self._streams[self.token] = self.stream
+        try:
+            yield
+        finally:
+            self._streams.pop(self.token, None)
+            if self._door is not None and self._offer is not None:
+                self._door.withdraw(self._offer)
+
+    async def comes(self, plane: DataPlane) -> None:
+        """Until one is there that suits."""
+        lanes: list[asyncio.Future[Any]] = [] if plane is DataPlane.DIRECT else [self.stream]
+        lanes += [] if plane is DataPlane.GRPC else [self.socket]
+        await asyncio.wait(lanes, return_when=asyncio.FIRST_COMPLETED)
+
+    def end(self) -> None:
+        """The link is over, or never was: what came for it ends, and what still comes is not taken."""
+        if not self.socket.cancel() and not self.socket.cancelled():
+            self.socket.result().close()
+        if not self.stream.cancel() and not self.stream.cancelled() and not self.stream.result().over.done():
+            self.stream.result().over.set_result(None)

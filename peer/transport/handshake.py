@@ -9,8 +9,9 @@ still waits for the other's verdict, so nobody hangs up on a sentence under way.
 from __future__ import annotations
 
 import contextlib
+import enum
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -29,20 +30,52 @@ MAX_CONTROL_BYTES: Final = 64 * 1024
 _QUOTED: Final = 64  # characters of the other's text that a sentence repeats
 
 
+class DataPlane(enum.StrEnum):
+    """What vectors travel on: a gRPC stream, a plain socket, or that if it can be had."""
+
+    GRPC = "grpc"
+    DIRECT = "direct"
+    AUTO = "auto"
+
+
+_WIRE_PLANES: Final = {
+    DataPlane.GRPC: wire.DATA_PLANE_GRPC,
+    DataPlane.DIRECT: wire.DATA_PLANE_DIRECT,
+    DataPlane.AUTO: wire.DATA_PLANE_AUTO,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Greeting:
     """A hello: who speaks, and the tokens of this link (`session`) and of the process (`incarnation`), 64 random bits
-    each."""
+    each. offer: where the peer that was dialled waits for a data socket; comes with its verdict."""
 
     identity: Identity
     session: int
     incarnation: int
     protocol: int = PROTOCOL
+    data_plane: DataPlane = DataPlane.GRPC
+    offer: wire.DirectOffer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What was agreed in the handshake. `tag_out` is stamped on frames sent, `tag_in` demanded of frames received.
+    offer: where the other end waits for a data socket."""
+
+    peer: int
+    num_peers: int
+    tag_out: int
+    tag_in: int
+    incarnation: int = 0
+    grace_seconds: float = 1.0
+    data_plane: DataPlane = DataPlane.GRPC
+    offer: wire.DirectOffer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """`field`: run, protocol, num_peers, fingerprint, peer, hello, duplicate, or the name of a setting."""
+    """`field`: run, protocol, num_peers, fingerprint, peer, hello, duplicate, data-plane, or the name of a setting."""
 
     field: str
     sentence: str
@@ -54,6 +87,22 @@ def check_protocol(mine: Greeting, theirs: Greeting) -> Refusal | None:
         return None
     sentence = f"peer {theirs.identity.peer} speaks protocol {theirs.protocol}, this peer {mine.protocol}"
     return Refusal("protocol", sentence)
+
+
+def agreed_plane(mine: DataPlane, theirs: DataPlane) -> DataPlane | None:
+    """What both ends can live with: AUTO only if both said so. None if one insists on what the other does not want."""
+    wanted = {mine, theirs}
+    if wanted == {DataPlane.GRPC, DataPlane.DIRECT}:
+        return None
+    return next(plane for plane in (DataPlane.GRPC, DataPlane.DIRECT, DataPlane.AUTO) if plane in wanted)
+
+
+def check_planes(mine: Greeting, theirs: Greeting) -> Refusal | None:
+    """None if there is something that vectors can travel on."""
+    if agreed_plane(mine.data_plane, theirs.data_plane) is not None:
+        return None
+    there, here = theirs.data_plane, mine.data_plane
+    return Refusal("data-plane", f"peer {theirs.identity.peer} has --data-plane {there}, this peer {here}")
 
 
 def check_hello(mine: Identity, theirs: Identity, expected_peer: int | None = None) -> Refusal | None:
@@ -110,9 +159,11 @@ async def shake_hands(
     mine: Greeting,
     check: Callable[[Greeting], Awaitable[Refusal | None]],
     told: Callable[[Refused], None],
+    offer: Callable[[Greeting], wire.DirectOffer | None] = lambda theirs: None,
 ) -> Greeting | None:
     """Exchange hellos and verdicts; the other's greeting, or None if either end refused. `told` hears of it as soon
-    as it is known, before anything else can break off. Raises `LaneClosed`; the caller sets a deadline."""
+    as it is known, before anything else can break off. `offer` goes with a verdict that accepts. Raises `LaneClosed`; the
+    caller sets a deadline."""
     await lane.write(_hello(mine))
     theirs = _read_hello(await lane.read())
     if isinstance(theirs, Refusal):
@@ -125,11 +176,12 @@ async def shake_hands(
         told(refused)
         await _turn_away(lane, refused.refusal)
         return None
-    await lane.write(wire.ControlMessage(verdict=wire.Verdict()).SerializeToString())
+    await lane.write(wire.ControlMessage(verdict=wire.Verdict(direct=offer(theirs))).SerializeToString())
     answer = parse_control(await lane.read())
     refusal = _read_verdict(theirs.identity.peer, answer)
     if refusal is None:
-        return theirs
+        assert answer is not None
+        return replace(theirs, offer=answer.verdict.direct if answer.verdict.HasField("direct") else None)
     told(Refused(theirs.identity.peer, refusal))
     return None
 
@@ -167,6 +219,7 @@ def _hello(mine: Greeting) -> bytes:
         settings=identity.settings,
         session=mine.session,
         incarnation=mine.incarnation,
+        data_plane=_WIRE_PLANES[mine.data_plane],
     )
     return wire.ControlMessage(hello=hello).SerializeToString()
 
@@ -177,7 +230,8 @@ def _read_hello(message: bytes) -> Greeting | Refusal:
         return Refusal("hello", "the caller did not begin with a hello")
     hello = parsed.hello
     identity = Identity(hello.run, hello.peer, hello.num_peers, hello.fingerprint, dict(hello.settings))
-    return Greeting(identity, hello.session, hello.incarnation, hello.protocol)
+    plane = next((plane for plane, number in _WIRE_PLANES.items() if number == hello.data_plane), DataPlane.GRPC)
+    return Greeting(identity, hello.session, hello.incarnation, hello.protocol, plane)
 
 
 def parse_control(message: bytes) -> wire.ControlMessage | None:

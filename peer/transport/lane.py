@@ -1,14 +1,21 @@
 """A lane: one ordered, bounded, two-way stream of messages between two peers, whatever carries it.
 
 A link has two of them, control and bulk. `write` waits when the other end does not read (back-pressure), so what lies
-in a lane is bounded by its carrier: a few messages in memory, a flow-control window in HTTP/2.
+in a lane is bounded by its carrier: a few messages in memory, a flow-control window in HTTP/2, a socket's buffers.
+
+The bulk lane of a link carries frames (`BulkLane`): header and piece are handed over apart, so that a carrier that can
+(direct.py) takes the piece from the vector it is in and puts it into the vector it belongs to, without a copy of its own.
+`MessageBulk` makes one out of any lane.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
+
+from peer.transport.codec import HEADER_BYTES, Check, column_sums
 
 
 class LaneClosed(Exception):
@@ -26,6 +33,81 @@ class Lane(Protocol):
 
     async def finish(self) -> bool:
         """Tell the other end that nothing more comes, if the carrier can say so and still be read; whether it could."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A frame that has begun to arrive: its first HEADER_BYTES (fewer if there are no more), and its size. `piece` is what
+    follows, if the carrier has it already; else the reader must `fill` or `skip` it before the next `read`."""
+
+    head: memoryview
+    num_bytes: int
+    piece: memoryview | None
+
+
+class BulkLane(Protocol):
+    """The lane of frames. One reader and one writer at a time; all of it on the event loop."""
+
+    @property
+    def plane(self) -> str:
+        """What carries it, in a word."""
+
+    @property
+    def check(self) -> Check:
+        """How pieces enter the checksum of their frame."""
+
+    async def write(self, head: bytes, piece: memoryview) -> None:
+        """Hand over one frame. Until it returns, or `let_go`, the memory of `piece` must not change. Raises
+        `LaneClosed`."""
+
+    def let_go(self) -> None:
+        """The memory of the piece that is being written is not ours any more; what is left of it is sent from a copy."""
+
+    async def read(self) -> Arrival:
+        """Next frame. Raises `LaneClosed` at the end."""
+
+    async def fill(self, into: memoryview) -> None:
+        """Put the piece [all of it] of the frame read last into its place. Raises `LaneClosed`."""
+
+    async def skip(self) -> None:
+        """Drop what is left of the frame read last. Raises `LaneClosed`."""
+
+    def divert(self) -> None:
+        """The memory that is being filled is not ours any more: what is left of the piece is dropped, `fill` still
+        returns at its end."""
+
+
+class MessageBulk:
+    """Frames as the messages of a lane."""
+
+    check: Check = staticmethod(column_sums)
+
+    def __init__(self, lane: Lane, plane: str) -> None:
+        self.plane = plane
+        self._lane = lane
+        self._piece: memoryview | None = None
+
+    async def write(self, head: bytes, piece: memoryview) -> None:
+        await self._lane.write(b"".join((head, piece)))
+
+    def let_go(self) -> None:
+        """The message is a copy."""
+
+    async def read(self) -> Arrival:
+        message = memoryview(await self._lane.read())
+        self._piece = message[HEADER_BYTES:]
+        return Arrival(message[:HEADER_BYTES], len(message), self._piece)
+
+    async def fill(self, into: memoryview) -> None:
+        if self._piece is not None:
+            into[:] = self._piece
+        self._piece = None
+
+    async def skip(self) -> None:
+        self._piece = None
+
+    def divert(self) -> None:
+        """A piece is put into its place at once."""
 
 
 class Conveyor:

@@ -28,16 +28,15 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor
 
 from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
-from peer.transport.codec import Frame, Malformed, decode, frames
+from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
 from peer.transport.exchange import Exchange, loss_of_abort
-from peer.transport.handshake import parse_control
-from peer.transport.lane import Lane, LaneClosed
+from peer.transport.handshake import Session, parse_control
+from peer.transport.lane import Arrival, BulkLane, Lane, LaneClosed
 from peer.wire import gossip_pb2 as wire
 
 QUEUED_WORDS: Final = 1024
@@ -53,23 +52,11 @@ PING_SECONDS: Final = 5.0
 """Between two measurements of the round trip."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What was agreed in the handshake. `tag_out` is stamped on frames sent, `tag_in` demanded of frames received."""
-
-    peer: int
-    num_peers: int
-    tag_out: int
-    tag_in: int
-    incarnation: int = 0
-    grace_seconds: float = 1.0
-
-
 class Link:
     """Make one per handshake; `run` moves bytes until it is closed or a lane ends."""
 
     def __init__(
-        self, session: Session, control: Lane, bulk: Lane, listener: Listener, traffic: Traffic, mark: ExchangeKey
+        self, session: Session, control: Lane, bulk: BulkLane, listener: Listener, traffic: Traffic, mark: ExchangeKey
     ) -> None:
         self.session = session
         self.peer = session.peer
@@ -91,6 +78,8 @@ class Link:
         self._words: deque[bytes] = deque()
         self._gate: asyncio.Future[None] | None = None  # the bulk reader waits here
         self._bulk_idle: asyncio.Future[None] | None = None  # the bulk writer waits here
+        self._sending: Exchange | None = None  # whose vector the bulk lane reads now
+        self._filling: Exchange | None = None  # whose vector the bulk lane writes to now
         self._drained: asyncio.Future[None] | None = None  # `hang_up` waits here
         self._words_idle: asyncio.Future[None] | None = None  # the control writer waits here
         self._pongs: dict[int, asyncio.Future[None]] = {}
@@ -219,7 +208,12 @@ class Link:
         self._queue(wire.ControlMessage(abort=wire.Abort(round=key.round, phase=key.phase, reason=reason)))
 
     def ended(self, exchange: Exchange) -> None:
+        """Its vectors are its owner's again, from now on."""
         self._open.pop(exchange.key, None)
+        if exchange is self._filling:
+            self._bulk.divert()
+        if exchange is self._sending:
+            self._bulk.let_go()
 
     # -- bulk lane
 
@@ -232,48 +226,78 @@ class Link:
 
     async def _push(self, exchange: Exchange) -> None:
         """Write a payload frame by frame, for as long as its exchange lives."""
-        if exchange.payload is None:
+        payload, bulk = exchange.payload, self._bulk
+        if payload is None:
             return
-        for message in frames(exchange.key, self.session.tag_out, exchange.payload):
-            await self._bulk.write(message)
-            self.traffic.bytes_sent += len(message)
+        for offset, piece in pieces(payload):
+            head = encode_head(exchange.key, self.session.tag_out, len(payload), offset, piece, bulk.check)
+            self._sending = exchange
+            try:
+                await bulk.write(head, piece)
+            finally:
+                self._sending = None
+            self.traffic.bytes_sent += len(head) + len(piece)
             if not exchange.live:
                 return
         exchange.written()
 
     async def _read_bulk(self) -> None:
         while True:
-            message = await self._bulk.read()
-            self.traffic.bytes_received += len(message)
-            frame = decode(message, self.session.tag_in)
-            if isinstance(frame, Malformed):
-                self._refuse_frame(frame)
+            arrival = await self._bulk.read()
+            self.traffic.bytes_received += arrival.num_bytes
+            head = self._decode(arrival)
+            if isinstance(head, Malformed):
+                await self._bulk.skip()
+                self._refuse_frame(head)
                 continue
-            if frame.offset == 0 and frame.key >= self._mark and (self._heard is None or frame.key > self._heard):
-                self._heard = frame.key
-                self._listener.on_heard(self.peer, frame.key.round)
-            while self._is_future(frame.key):
+            if head.offset == 0 and head.key >= self._mark and (self._heard is None or head.key > self._heard):
+                self._heard = head.key
+                self._listener.on_heard(self.peer, head.key.round)
+            while self._is_future(head.key):
                 self._gate = self._loop.create_future()
                 await self._gate
-            self._take(frame)
-            del message, frame  # two MiB that must not wait for the next
+            await self._take(head, checked=arrival.piece is not None)
+            del arrival  # two MiB that must not wait for the next
+
+    def _decode(self, arrival: Arrival) -> Head | Malformed:
+        head = decode_head(arrival.head, arrival.num_bytes, self.session.tag_in)
+        if isinstance(head, Head) and arrival.piece is not None and not head.matches(arrival.piece, self._bulk.check):
+            return Malformed("checksum", head.key)
+        return head
 
     def _is_future(self, key: ExchangeKey) -> bool:
         """Not opened yet, but can still be."""
         return key >= self._mark and (self._opened is None or key > self._opened) and key not in self._early_aborts
 
-    def _take(self, frame: Frame) -> None:
-        exchange = self._open.get(frame.key)
-        if exchange is not None:
-            refusal = exchange.take(frame)
-            if refusal is not None:
-                self._refuse_frame(Malformed(refusal, frame.key))
+    async def _take(self, head: Head, *, checked: bool) -> None:
+        exchange = self._open.get(head.key)
+        place = None if exchange is None else exchange.place(head)
+        if exchange is None or not isinstance(place, memoryview):
+            await self._bulk.skip()
+            if isinstance(place, str):
+                self._refuse_frame(Malformed(place, head.key))
+            else:
+                self._over(head.key)
             return
-        stale = frame.key < self._mark
+        self._filling = exchange
+        try:
+            await self._bulk.fill(place)
+        finally:
+            self._filling = None
+        if not exchange.live:
+            self._over(head.key)
+        elif checked or head.matches(place, self._bulk.check):
+            exchange.placed(head)
+        else:
+            self._refuse_frame(Malformed("checksum", head.key))
+
+    def _over(self, key: ExchangeKey) -> None:
+        """A piece has come of an exchange that is over, or never will be."""
+        stale = key < self._mark
         self._listener.on_dropped(self.peer, "stale" if stale else "late")
-        over = stale or (self._opened is not None and frame.key <= self._opened)
-        if over and (self._aborted is None or frame.key > self._aborted):
-            self.send_abort(frame.key, wire.ABORT_REASON_STALE)
+        over = stale or (self._opened is not None and key <= self._opened)
+        if over and (self._aborted is None or key > self._aborted):
+            self.send_abort(key, wire.ABORT_REASON_STALE)
 
     def _refuse_frame(self, malformed: Malformed) -> None:
         """Count it, and lose the exchange it claims to be of, if there can be one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import abstractmethod
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,9 +24,21 @@ from peer.transport.base import (
 )
 from peer.transport.emulated import SlowLane, SlowNetwork
 from peer.transport.exchange import byte_view
-from peer.transport.handshake import Greeting, Refusal, Refused, check_hello, check_protocol, shake_hands
-from peer.transport.lane import Lane
-from peer.transport.link import Link, Session
+from peer.transport.handshake import (
+    DataPlane,
+    Greeting,
+    Refusal,
+    Refused,
+    Session,
+    agreed_plane,
+    check_hello,
+    check_planes,
+    check_protocol,
+    shake_hands,
+)
+from peer.transport.lane import BulkLane, Lane, MessageBulk
+from peer.transport.link import Link
+from peer.wire import gossip_pb2 as wire
 
 FIRST_BACKOFF_SECONDS: Final = 0.05
 LAST_BACKOFF_SECONDS: Final = 1.0
@@ -48,14 +60,23 @@ class Lost:
 
 
 class LinkedTransport(Transport):
-    """A transport made of links. network: makes them slow (emulated.py). A carrier says how to listen (`start`) and
-    how to make one attempt to dial (`_attempt`)."""
+    """A transport made of links. network: makes them slow (emulated.py). data_plane: what is said in the hello; an
+    emulated network is in the messages of streams, so with one AUTO means GRPC, and DIRECT is a ValueError. A carrier says
+    how to listen (`start`) and how to make one attempt to dial (`_attempt`)."""
 
     def __init__(
-        self, identity: Identity, *, commit_grace_seconds: float = 1.0, network: SlowNetwork | None = None
+        self,
+        identity: Identity,
+        *,
+        commit_grace_seconds: float = 1.0,
+        network: SlowNetwork | None = None,
+        data_plane: DataPlane = DataPlane.GRPC,
     ) -> None:
+        if network is not None and data_plane is DataPlane.DIRECT:
+            raise ValueError("an emulated network slows gRPC streams, not data sockets")
         self.identity = identity
         self._slow = network
+        self._data_plane = data_plane if network is None else DataPlane.GRPC
         self._commit_grace_seconds = commit_grace_seconds
         self._incarnation = secrets.randbits(64)
         self._listener: Listener | None = None
@@ -130,22 +151,31 @@ class LinkedTransport(Transport):
 
     # -- links
 
-    async def _agree(self, lane: Lane, expected_peer: int | None, token: int) -> Session | None:
+    async def _agree(
+        self,
+        lane: Lane,
+        expected_peer: int | None,
+        token: int,
+        offer: Callable[[Greeting], wire.DirectOffer | None] = lambda theirs: None,
+    ) -> Session | None:
         """Shake hands with `token` as ours; the session, or None if either end refused (then the listener was told).
         Raises `LaneClosed`."""
-        mine = Greeting(self.identity, token, self._incarnation)
+        mine = Greeting(self.identity, token, self._incarnation, data_plane=self._data_plane)
 
         async def check(theirs: Greeting) -> Refusal | None:
             refusal = check_protocol(mine, theirs) or check_hello(self.identity, theirs.identity, expected_peer)
+            refusal = refusal or check_planes(mine, theirs)
             return refusal if refusal is not None else await self._check_duplicate(theirs)
 
         def told(refused: Refused) -> None:
             known = refused.peer is not None and refused.peer < self.identity.num_peers
             self._told.on_refused(refused.peer if known else None, refused.refusal.field, refused.refusal.sentence)
 
-        answer = await shake_hands(lane, mine, check, told)
+        answer = await shake_hands(lane, mine, check, told, offer)
         if answer is None:
             return None
+        plane = agreed_plane(self._data_plane, answer.data_plane)
+        assert plane is not None, "checked"
         peer = answer.identity.peer
         return Session(
             peer,
@@ -154,6 +184,8 @@ class LinkedTransport(Transport):
             tag_in=mine.session,
             incarnation=answer.incarnation,
             grace_seconds=self._commit_grace_seconds,
+            data_plane=plane,
+            offer=answer.offer,
         )
 
     async def _check_duplicate(self, theirs: Greeting) -> Refusal | None:
@@ -167,17 +199,22 @@ class LinkedTransport(Transport):
             "duplicate", f"peer {peer} is linked already to peer {self.identity.peer}, by another living process"
         )
 
+    def _framed(self, lane: Lane, plane: str) -> BulkLane:
+        """The bulk lane that a stream of messages makes."""
+        return MessageBulk(lane if self._slow is None else SlowLane(lane, self._slow, bulk=True), plane)
+
     async def _run_link(
-        self, session: Session, control: Lane, bulk: Lane, over: asyncio.Future[None] | None = None
+        self, session: Session, control: Lane, bulk: BulkLane, over: asyncio.Future[None] | None = None
     ) -> None:
         """From up to down; the listener hears of both, and of the end of an older link to that peer before. `over`:
         done when the carrier drops the bulk lane, which a read that is under way need not notice."""
         peer = session.peer
         if self._slow is not None:
-            control, bulk = SlowLane(control, self._slow, bulk=False), SlowLane(bulk, self._slow, bulk=True)
+            control = SlowLane(control, self._slow, bulk=False)
         if (old := self._links.get(peer)) is not None:
             self._take_down(old, "replaced by a newer link")
         traffic = self._traffic.setdefault(peer, Traffic())
+        traffic.data_plane = bulk.plane
         link = self._links[peer] = Link(session, control, bulk, self._told, traffic, self._mark)
         if over is not None:
             over.add_done_callback(lambda _: link.close("the carrier ended the stream"))

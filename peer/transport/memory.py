@@ -9,9 +9,8 @@ import secrets
 from typing import Final, Protocol
 
 from peer.transport.base import Identity, Listener
-from peer.transport.handshake import HELLO_SECONDS
+from peer.transport.handshake import HELLO_SECONDS, Session
 from peer.transport.lane import Lane, LaneClosed, MemoryLane, memory_lane
-from peer.transport.link import Session
 from peer.transport.linked import LinkedTransport
 
 BULK_MESSAGES: Final = 2
@@ -101,7 +100,7 @@ class MemoryTransport(LinkedTransport):
         try:
             session = await self._greet(lanes[0], expected)
             if session is not None:
-                await self._run_link(session, *lanes)
+                await self._run_link(session, lanes[0], self._framed(lanes[1], "memory"))
             return session is not None
         finally:
             control.close()

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DataPlane:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DataPlaneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataPlane.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DATA_PLANE_UNSPECIFIED: _DataPlane.ValueType  # 0
+    """As GRPC."""
+    DATA_PLANE_GRPC: _DataPlane.ValueType  # 1
+    """The Exchange stream."""
+    DATA_PLANE_DIRECT: _DataPlane.ValueType  # 2
+    """A plain socket, or no link."""
+    DATA_PLANE_AUTO: _DataPlane.ValueType  # 3
+    """A plain socket if the other end offers one and it can be reached, else the Exchange stream."""
+
+class DataPlane(_DataPlane, metaclass=_DataPlaneEnumTypeWrapper):
+    """What a peer wants vectors to travel on."""
+
+DATA_PLANE_UNSPECIFIED: DataPlane.ValueType  # 0
+"""As GRPC."""
+DATA_PLANE_GRPC: DataPlane.ValueType  # 1
+"""The Exchange stream."""
+DATA_PLANE_DIRECT: DataPlane.ValueType  # 2
+"""A plain socket, or no link."""
+DATA_PLANE_AUTO: DataPlane.ValueType  # 3
+"""A plain socket if the other end offers one and it can be reached, else the Exchange stream."""
+Global___DataPlane: _TypeAlias = DataPlane  # noqa: Y015
+
 class _WordKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -105,6 +133,36 @@ STATE_DRAINING: State.ValueType  # 4
 Global___State: _TypeAlias = State  # noqa: Y015
 
 @_typing.final
+class DirectOffer(_message.Message):
+    """Where the answering peer waits for the data socket of this link; see peer/transport/door.py."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    UNIX_NAME_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """16 random bytes for one use: who connects says them first."""
+    port: _builtins.int
+    """TCP port on the host that was dialled."""
+    unix_name: _builtins.str
+    """Name in the abstract namespace of Unix sockets on the answering peer's machine; empty if there is none."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.bytes = ...,
+        port: _builtins.int = ...,
+        unix_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "token", b"token", "unix_name", b"unix_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectOffer: _TypeAlias = DirectOffer  # noqa: Y015
+
+@_typing.final
 class RawFrame(_message.Message):
     """Stands for bytes that are not protobuf; see peer/transport/codec.py."""
 
@@ -155,6 +213,7 @@ class Hello(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    DATA_PLANE_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Version of this protocol; both ends must speak the same."""
     run: _builtins.str
@@ -169,6 +228,8 @@ class Hello(_message.Message):
     """Drawn for this link by the end that speaks; the other end stamps it on every frame it sends."""
     incarnation: _builtins.int
     """Drawn once per process: tells a peer that started again from one that dialled again."""
+    data_plane: Global___DataPlane.ValueType
+    """What vectors shall travel on."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Options that must be equal on all peers, as text, by option name."""
@@ -184,10 +245,11 @@ class Hello(_message.Message):
         settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         session: _builtins.int = ...,
         incarnation: _builtins.int = ...,
+        data_plane: Global___DataPlane.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "incarnation", b"incarnation", "num_peers", b"num_peers", "peer", b"peer", "protocol", b"protocol", "run", b"run", "session", b"session", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_plane", b"data_plane", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "num_peers", b"num_peers", "peer", b"peer", "protocol", b"protocol", "run", b"run", "session", b"session", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,19 +263,25 @@ class Verdict(_message.Message):
 
     FIELD_FIELD_NUMBER: _builtins.int
     SENTENCE_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Empty when accepted; else what differs: run, protocol, num_peers, fingerprint, peer, or the name of a setting."""
     sentence: _builtins.str
     """Why, in one sentence."""
+    @_builtins.property
+    def direct(self) -> Global___DirectOffer:
+        """From the answering peer, if both may want a data socket."""
+
     def __init__(
         self,
         *,
         field: _builtins.str = ...,
         sentence: _builtins.str = ...,
+        direct: Global___DirectOffer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "sentence", b"sentence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct", "field", b"field", "sentence", b"sentence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,6 +483,7 @@ class Neighbor(_message.Message):
     BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     ROUND_TRIP_SECONDS_FIELD_NUMBER: _builtins.int
     MISSED_FIELD_NUMBER: _builtins.int
+    DATA_PLANE_FIELD_NUMBER: _builtins.int
     peer: _builtins.int
     """Its id."""
     address: _builtins.str
@@ -429,6 +498,8 @@ class Neighbor(_message.Message):
     """Latest round trip on the control stream, seconds; NaN before the first and while it does not answer."""
     missed: _builtins.int
     """Exchanges with it that were lost."""
+    data_plane: _builtins.str
+    """What vectors travel on since the link came up: grpc, tcp or unix."""
     def __init__(
         self,
         *,
@@ -439,10 +510,11 @@ class Neighbor(_message.Message):
         bytes_received: _builtins.int = ...,
         round_trip_seconds: _builtins.float = ...,
         missed: _builtins.int = ...,
+        data_plane: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "missed", b"missed", "peer", b"peer", "round_trip_seconds", b"round_trip_seconds", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "data_plane", b"data_plane", "missed", b"missed", "peer", b"peer", "round_trip_seconds", b"round_trip_seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

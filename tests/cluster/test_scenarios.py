@@ -62,3 +62,20 @@ def test_what_only_a_simulator_can_play_is_refused_before_a_process_starts(
     assert done.code == 2
     assert done.err.strip().endswith("has a partition, which only `grapevine simulate` can play")
     assert "listens" not in done.out
+
+
+@pytest.mark.parametrize("plane", ["direct", "auto"])
+def test_a_run_whose_vectors_travel_on_sockets_computes_the_same(
+    grapevine: Grapevine, tmp_path: Path, plane: str
+) -> None:
+    words = ("--peers", "3", "--closing", "barrier", "--chunk-seconds", "0.001", "--max-rounds", "5")
+    reports = [up(grapevine, tmp_path, "", *words, "--data-plane", name) for name in ("grpc", plane)]
+    for name in ("train_loss", "consensus_distance", "samples"):
+        assert reports[0][name] == reports[1][name]
+    assert not any(peer["edges_lost"] for report in reports for peer in report["peers"])
+
+
+def test_an_emulated_network_is_not_in_data_sockets(grapevine: Grapevine) -> None:
+    done = grapevine("up", "--scenario", "wan", "--peers", "2", "--max-rounds", "1", "--data-plane", "direct")
+    assert done.code == 2
+    assert "use grpc or auto" in done.err

@@ -12,6 +12,7 @@ from torch import Tensor
 from peer.transport.base import ExchangeHandle, ExchangeKey, Identity, LossReason, Outcome, Transport, Word
 from peer.transport.faulty import FaultyWiring
 from peer.transport.grpc import GrpcOptions, GrpcTransport
+from peer.transport.handshake import DataPlane
 from peer.transport.memory import MemoryNetwork
 from peer.wire import gossip_pb2 as wire
 
@@ -97,7 +98,7 @@ def identity(peer: int, num_peers: int = 2, **settings: str) -> Identity:
 
 @dataclass
 class Rig:
-    """`carrier` is memory or grpc."""
+    """`carrier` is memory, grpc, or a data socket: tcp or unix."""
 
     carrier: str
     wiring: FaultyWiring = field(default_factory=FaultyWiring)
@@ -105,13 +106,18 @@ class Rig:
     members: list[Member] = field(default_factory=list)
     network: MemoryNetwork | None = None
 
-    async def start(self, who: Identity, listen: str = "127.0.0.1:0") -> Member:
+    async def start(self, who: Identity, listen: str = "127.0.0.1:0", data_plane: DataPlane | None = None) -> Member:
         transport: Transport
         if self.carrier == "memory":
             self.network = self.network or MemoryNetwork(self.wiring)
             transport = self.network.transport(who, commit_grace_seconds=self.grace_seconds)
         else:
-            options = GrpcOptions(commit_grace_seconds=self.grace_seconds)
+            plane = DataPlane.GRPC if self.carrier == "grpc" else DataPlane.DIRECT
+            options = GrpcOptions(
+                commit_grace_seconds=self.grace_seconds,
+                data_plane=plane if data_plane is None else data_plane,
+                local_sockets=self.carrier == "unix",
+            )
             transport = GrpcTransport(who, listen, service=StubService(), options=options)
         recorder = Recorder()
         member = Member(transport, recorder, await transport.start(recorder))

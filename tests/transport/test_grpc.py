@@ -98,6 +98,7 @@ async def test_a_restarted_peer_replaces_a_link_that_fell_silent(grpc_rig: Rig) 
     again = await grpc_rig.start(identity(0))
     again.transport.connect({1: b.address})
     await again.linked_to(1)
+    await b.recorder.until(lambda: len(b.recorder.links) == 3)
     assert b.recorder.links == [(0, "up"), (0, "replaced by a newer link"), (0, "up")]
     await proxy.stop()
 

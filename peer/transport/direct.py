@@ -1,0 +1,261 @@
+"""The bulk lane as a plain socket beside the gRPC channel: TCP, or between two peers of one machine a Unix socket.
+
+gRPC moves every byte through messages of its own; here the kernel copies from the vector that is sent into the socket, and from
+the socket into the vector it belongs to. A message on the wire is
+
+    length u32 | crc32 of length and header, u32 | header and piece [length]
+
+with the header and piece of codec.py. The prefix's checksum makes a damaged header break the link before it is believed: what
+follows it can not be found any more. How the two ends come to a socket is in door.py.
+
+Everything happens on the event loop, with sockets that do not block, one system call of at most a frame at a time. So an exchange that
+ends takes its vectors back at once (`divert`, `let_go`), which a thread inside recv could not promise, and threads are not faster (README).
+Between two machines pieces are summed (`column_sums`); within one they are not, because they never leave its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import socket
+import struct
+import zlib
+from pathlib import Path
+from typing import Final
+
+from peer.transport.codec import HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
+from peer.transport.lane import Arrival, LaneClosed
+
+SOCKET_BYTES: Final = 2 * 1024 * 1024
+"""What the kernel may keep in each direction of a socket, where it lets us say so."""
+
+TURN_BYTES: Final = 1024 * 1024
+"""So much is moved, or as many frames as TURN_FRAMES, before others on the event loop have their turn."""
+
+TURN_FRAMES: Final = 32
+_SCRATCH_BYTES: Final = 64 * 1024
+_LENGTH = struct.Struct("<I")
+_PREFIX = struct.Struct("<II")
+
+
+def tune(sock: socket.socket, peer_host: str = "", silence_seconds: float = 3.0) -> None:
+    """Set a data socket up; what the kernel refuses is left as it was. `peer_host`: the address of the other end, if it is known.
+
+    TCP_USER_TIMEOUT stays unset: it also ends a connection whose other end answers every probe but reads nothing, and that is how we
+    hold a sender back. Silence is noticed by gRPC's keepalive, which takes the link down with all its sockets."""
+    for option, limit in ((socket.SO_SNDBUF, "wmem_max"), (socket.SO_RCVBUF, "rmem_max")):
+        if _kernel_limit(limit) >= SOCKET_BYTES:  # asking for more than that would end the kernel's own tuning for less
+            _set(sock, socket.SOL_SOCKET, option, SOCKET_BYTES)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    _set(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _set(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    seconds = max(1, round(silence_seconds))
+    for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            _set(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
+    if _is_loopback(peer_host) and hasattr(socket, "TCP_CONGESTION"):
+        _set(sock, socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")  # bbr paces loopback to half of cubic's speed
+
+
+def _set(sock: socket.socket, level: int, option: int, value: int | bytes) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(level, option, value)
+
+
+@functools.cache
+def _kernel_limit(name: str) -> int:
+    try:
+        return int(Path("/proc/sys/net/core", name).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+class DirectLane:
+    """One end of a connected socket, as the bulk lane of a link. Owns the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        local = sock.family not in (socket.AF_INET, socket.AF_INET6)
+        self.plane = "unix" if local else "tcp"
+        self.check: Check = unchecked if local else column_sums
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._ended: str | None = None
+        self._moved = 0  # since others on the loop had their turn
+        self._opening = memoryview(bytearray(_PREFIX.size + HEADER_BYTES))
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._left = 0  # bytes of the message being read that are still on the wire
+        self._need = 0  # bytes of what is being filled that are still on the wire
+        self._into: memoryview | None = None  # where they go; None: nowhere
+        self._head_rest = self._piece_rest = memoryview(b"")  # what is still to be sent
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+
+    # -- writing
+
+    async def write(self, head: bytes, piece: memoryview) -> None:
+        length = _LENGTH.pack(len(head) + len(piece))
+        prefix = length + _LENGTH.pack(zlib.crc32(head, zlib.crc32(length)))
+        self._head_rest, self._piece_rest = memoryview(prefix + head), piece
+        try:
+            self._send()
+            if self._unsent:
+                self._writable = self._loop.create_future()
+                self._loop.add_writer(self._socket, self._on_writable)
+                await self._writable
+        finally:
+            self._stop_writing()
+            self._piece_rest = memoryview(b"")
+        await self._take_turns(len(piece))
+
+    def let_go(self) -> None:
+        self._piece_rest = memoryview(bytes(self._piece_rest))
+
+    @property
+    def _unsent(self) -> int:
+        return len(self._head_rest) + len(self._piece_rest)
+
+    def _send(self) -> None:
+        """As much as the socket takes now."""
+        self._check_open()
+        try:
+            sent = self._socket.sendmsg((self._head_rest, self._piece_rest))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as broken:
+            raise LaneClosed(_why(broken)) from broken
+        of_head = min(sent, len(self._head_rest))
+        self._head_rest, self._piece_rest = self._head_rest[of_head:], self._piece_rest[sent - of_head :]
+
+    def _on_writable(self) -> None:
+        waiter = self._writable
+        if waiter is None or waiter.done():
+            return
+        try:
+            self._send()
+        except LaneClosed as ended:
+            waiter.set_exception(ended)
+            return
+        if not self._unsent:
+            waiter.set_result(None)
+
+    def _stop_writing(self) -> None:
+        if self._writable is not None:
+            self._writable = None
+            if self._ended is None:
+                self._loop.remove_writer(self._socket)
+
+    # -- reading
+
+    async def read(self) -> Arrival:
+        await self._receive(self._opening[: _PREFIX.size], _PREFIX.size)
+        length, checksum = _PREFIX.unpack_from(self._opening)
+        if length > MAX_MESSAGE_BYTES:
+            raise LaneClosed(f"the other end sent a message of {length} bytes, above the limit")
+        num_head = min(length, HEADER_BYTES)
+        head = self._opening[_PREFIX.size : _PREFIX.size + num_head]
+        await self._receive(head, num_head)
+        if zlib.crc32(head, zlib.crc32(self._opening[: _LENGTH.size])) != checksum:
+            raise LaneClosed("the other end sent a damaged header")
+        self._left = length - num_head
+        return Arrival(head, length, None)
+
+    async def fill(self, into: memoryview) -> None:
+        left, self._left = self._left, 0
+        await self._receive(into, left)
+        await self._take_turns(left)
+
+    async def skip(self) -> None:
+        left, self._left = self._left, 0
+        await self._receive(None, left)
+        await self._take_turns(left)
+
+    def divert(self) -> None:
+        self._into = None
+
+    async def _receive(self, into: memoryview | None, num_bytes: int) -> None:
+        """The next bytes, to their place."""
+        self._into, self._need = into, num_bytes
+        try:
+            self._recv()
+            if self._need:
+                self._readable = self._loop.create_future()
+                self._loop.add_reader(self._socket, self._on_readable)
+                await self._readable
+        finally:
+            self._into = None
+            self._stop_reading()
+
+    def _recv(self) -> None:
+        """As much as the socket has now."""
+        self._check_open()
+        if not self._need:
+            return
+        try:
+            target = self._scratch[: self._need] if self._into is None else self._into
+            got = self._socket.recv_into(target)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as broken:
+            raise LaneClosed(_why(broken)) from broken
+        if not got:
+            raise LaneClosed("the other end closed the data socket")
+        self._need -= got
+        if self._into is not None:
+            self._into = self._into[got:]
+
+    def _on_readable(self) -> None:
+        waiter = self._readable
+        if waiter is None or waiter.done():
+            return
+        try:
+            self._recv()
+        except LaneClosed as ended:
+            waiter.set_exception(ended)
+            return
+        if not self._need:
+            waiter.set_result(None)
+
+    def _stop_reading(self) -> None:
+        if self._readable is not None:
+            self._readable = None
+            if self._ended is None:
+                self._loop.remove_reader(self._socket)
+
+    # -- both
+
+    async def _take_turns(self, num_bytes: int) -> None:
+        """A socket that is always ready must not keep the loop for itself."""
+        self._moved += num_bytes + TURN_BYTES // TURN_FRAMES
+        if self._moved >= TURN_BYTES:
+            self._moved = 0
+            await asyncio.sleep(0)
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise LaneClosed(self._ended)
+
+    def close(self, reason: str = "the data socket was closed") -> None:
+        """End the lane at once, whoever waits in it."""
+        if self._ended is not None:
+            return
+        self._ended = reason
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        for waiter in (self._readable, self._writable):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(LaneClosed(reason))
+
+
+def _why(broken: OSError) -> str:
+    return f"the data socket broke: {(broken.strerror or type(broken).__name__).lower()}"
