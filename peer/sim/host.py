@@ -197,7 +197,7 @@ class SimPeer:
         now = self._opened_at = self._agenda.now
         self.talk.open(now)
         self._quota_seen = False
-        quota_at = self.device.open(self.round, now)
+        quota_at = self.device.open(self.round, now, self.algorithm.state.params)
         self._at(quota_at if quota_at > now else now, self._quota, self.round)
         if self.talk.ahead >= 0 or self._timed or self._wake_at > now + self._round_timeout:
             self._decide()  # else nothing has happened yet that could end the round, and the next wake-up is set

@@ -30,6 +30,8 @@ from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
 from peer.gossip.delivery import PRESETS
 from peer.gossip.round import RoundReport
 from peer.scenario import Network
+from peer.sim import assistant
+from peer.sim.assistant import Assistant
 from peer.sim.device import Device, Gradients, NoGradients, RealGradients
 from peer.sim.events import Agenda
 from peer.sim.host import SimPeer
@@ -94,6 +96,7 @@ class Simulation:
         self._params = torch.zeros(config.peers, 0)
         self._full_bytes = 4 * num_parameters
         self._sized = False
+        self._assistant: Assistant | None = None
         self.dead: set[int] = set()
         self._severed: Counter[tuple[int, int]] = Counter()  # by how many cuts
         self.peers: list[SimPeer] = []
@@ -140,11 +143,13 @@ class Simulation:
         self._params = model.vector.repeat(config.peers, 1)
         self._sized = True
         self.evaluator = Evaluator(task, config.seed)
+        fuse = not exact and model.layout.num_buffers == 0
+        if fuse and assistant.is_of_use(task):
+            self._assistant = Assistant(config.task, config.seed, model.layout.dim, config.batch_size)
         for i in range(config.peers):
             stream = SampleStream(shares[i], config.seed, i, config.chunk_samples)
-            fuse = not exact and model.layout.num_buffers == 0
             optimizer = make_optimizer(config, task, model, self._params[i])
-            yield self._params[i], optimizer, RealGradients(computer, stream, fuse=fuse)
+            yield self._params[i], optimizer, RealGradients(computer, stream, fuse=fuse, assistant=self._assistant)
 
     # the World of the peers
 
@@ -206,7 +211,11 @@ class Simulation:
             agenda.at(0.0, self._observe)
         if config.max_seconds is not None:
             agenda.at(config.max_seconds, self._time_is_up)
-        agenda.play()
+        try:
+            agenda.play()
+        finally:
+            if self._assistant is not None:
+                self._assistant.close()
         for peer in self.peers:
             if not peer.gone:
                 peer.vanish()
