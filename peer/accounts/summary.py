@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from peer.accounts.ledger import Ledger
@@ -112,4 +112,4 @@ class PeerSummary:
         )
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # asdict would copy every timeline

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from peer.gossip.effects import Accumulated
+from peer.sim.assistant import Assistant, Request
 from peer.training.accumulator import Accumulator, InFlight, Samples
 from peer.training.chunk import Chunk, ChunkComputer
 from peer.training.data import Indices, SampleStream
@@ -28,8 +31,14 @@ from peer.training.stragglers import Slowness, TraceEnded
 class Gradients(Protocol):
     """Where chunks come from. A chunk is valid until the next is computed, except that of `one`."""
 
+    def expect(self, params: Tensor, num_chunks: int) -> None:
+        """A round opens at these parameters [d], which do not change before its chunks are asked for: at most so many."""
+
     def chunks(self, params: Tensor, num_chunks: int) -> Iterable[tuple[int, Chunk]]:
         """The next chunks at these parameters [d], as (how many, their sum)."""
+
+    def forget(self) -> None:
+        """What was expected will not be asked for."""
 
     def one(self, params: Tensor) -> Chunk:
         """The next chunk, to be kept."""
@@ -40,33 +49,68 @@ class Gradients(Protocol):
 
 class RealGradients:
     """Of a task. Without `fuse`, chunk by chunk and so bit for bit as the daemon computes them. With it, all chunks of a round that are
-    begun at the same parameters in one pass: the same sum up to rounding, and much faster."""
+    begun at the same parameters in one pass: the same sum up to rounding, and much faster. Only then may an assistant compute them."""
 
-    def __init__(self, computer: ChunkComputer, stream: SampleStream, *, fuse: bool) -> None:
+    def __init__(
+        self, computer: ChunkComputer, stream: SampleStream, *, fuse: bool, assistant: Assistant | None = None
+    ) -> None:
         self._computer = computer
         self._stream = stream
         self._fuse = fuse
+        self._assistant = assistant if fuse else None
+        self._drawn: deque[Indices] = deque()  # the next chunks' samples, as far as they have been looked at
+        self._asked: tuple[int, Request | None] = (0, None)
+        self._last_two = (0, 0)  # how many chunks were done in each of the last two rounds
 
-    def chunks(self, params: Tensor, num_chunks: int) -> Iterator[tuple[int, Chunk]]:
+    def expect(self, params: Tensor, num_chunks: int) -> None:
+        self.forget()
+        before, last = self._last_two
+        if self._assistant is not None and before == last and 0 < last <= num_chunks:
+            while len(self._drawn) < last:
+                self._drawn.append(self._stream.next())
+            indices: Indices = np.concatenate(list(islice(self._drawn, last)))
+            self._asked = last, self._assistant.ask(params, indices)
+
+    def chunks(self, params: Tensor, num_chunks: int) -> Iterable[tuple[int, Chunk]]:
+        self._last_two = self._last_two[1], num_chunks
+        ahead = self._computed_ahead(num_chunks)
         if not num_chunks:
+            return
+        samples = [self._next() for _ in range(num_chunks)]
+        if ahead is not None:
+            yield num_chunks, ahead
             return
         self._computer.load(params)
         if self._fuse:
-            indices: Indices = np.concatenate([self._stream.next() for _ in range(num_chunks)])
-            yield num_chunks, self._computer.compute(indices)
+            yield num_chunks, self._computer.compute(np.concatenate(samples))
             return
-        for _ in range(num_chunks):
-            yield 1, self._computer.compute(self._stream.next())
+        for indices in samples:
+            yield 1, self._computer.compute(indices)
+
+    def _computed_ahead(self, num_chunks: int) -> Chunk | None:
+        (expected, request), self._asked = self._asked, (0, None)
+        if self._assistant is None or request is None:
+            return None
+        if expected == num_chunks:
+            return self._assistant.take(request)
+        self._assistant.drop(request)
+        return None
+
+    def forget(self) -> None:
+        self._computed_ahead(0)
 
     def one(self, params: Tensor) -> Chunk:
         self._computer.load(params)
-        chunk = self._computer.compute(self._stream.next())
+        chunk = self._computer.compute(self._next())
         return Chunk(chunk.gradient.clone(), chunk.num_samples, chunk.loss_sum, chunk.finite)
 
     def skip(self) -> int:
-        indices = self._stream.next()
-        self._stream.push_back(indices)
+        indices = self._next()
+        self._drawn.appendleft(indices)
         return len(indices)
+
+    def _next(self) -> Indices:
+        return self._drawn.popleft() if self._drawn else self._stream.next()
 
 
 class NoGradients:
@@ -76,6 +120,12 @@ class NoGradients:
         self._chunk_samples = chunk_samples
         self._nothing = torch.zeros(0)
         self._made: dict[int, list[tuple[int, Chunk]]] = {0: []}
+
+    def expect(self, params: Tensor, num_chunks: int) -> None:
+        return None
+
+    def forget(self) -> None:
+        return None
 
     def chunks(self, params: Tensor, num_chunks: int) -> Iterable[tuple[int, Chunk]]:
         made = self._made.get(num_chunks)
@@ -153,6 +203,8 @@ class Device:
         if not self._always_alike:
             self._plan()
         self.quota_at = self._end(self._need)
+        if self._accumulator.local_params is None:  # else most chunks are computed elsewhere than at params
+            self._gradients.expect(params, self._need)
         return self.quota_at
 
     def _plan(self) -> None:
@@ -262,6 +314,7 @@ class Device:
         elif self._carried is not None:
             self._computing += max(min(now, self._carried_end) - self._closed, 0.0)
         self.quota_at = math.inf
+        self._gradients.forget()
         self._accumulator.abandon()
 
     def revoke(self, num_samples: int) -> None:

@@ -32,6 +32,8 @@ from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
 from peer.gossip.delivery import PRESETS
 from peer.gossip.round import RoundReport
 from peer.scenario import Network
+from peer.sim import assistant
+from peer.sim.assistant import Assistant
 from peer.sim.device import Device, Gradients, NoGradients, RealGradients
 from peer.sim.events import Agenda
 from peer.sim.host import SimPeer
@@ -96,6 +98,7 @@ class Simulation:
         self._params = torch.zeros(config.peers, 0)
         self._full_bytes = 4 * num_parameters
         self._sized = False
+        self._assistant: Assistant | None = None
         self.dead: set[int] = set()
         self._severed: Counter[tuple[int, int]] = Counter()  # by how many cuts
         self.peers: list[SimPeer] = []
@@ -143,13 +146,15 @@ class Simulation:
         self._params = model.vector.repeat(config.peers, 1)
         self._sized = True
         self.evaluator = Evaluator(task, config.seed)
+        fuse = not exact and model.layout.num_buffers == 0
+        if fuse and config.local_steps == 1 and assistant.is_of_use(task):
+            self._assistant = Assistant(config.task, config.seed, model.layout.dim, config.batch_size)
         for i in range(config.peers):
             stream = SampleStream(shares[i], config.seed, i, config.chunk_samples)
-            fuse = not exact and model.layout.num_buffers == 0
             yield (
                 self._params[i],
                 partial(make_optimizer, config, task, model),
-                RealGradients(computer, stream, fuse=fuse),
+                RealGradients(computer, stream, fuse=fuse, assistant=self._assistant),
             )
 
     # the World of the peers
@@ -212,7 +217,11 @@ class Simulation:
             agenda.at(0.0, self._observe)
         if config.max_seconds is not None:
             agenda.at(config.max_seconds, self._time_is_up)
-        agenda.play()
+        try:
+            agenda.play()
+        finally:
+            if self._assistant is not None:
+                self._assistant.close()
         for peer in self.peers:
             if not peer.gone:
                 peer.vanish()

@@ -60,6 +60,10 @@ class Task(ABC):
     """Settings that suit the task, used where the user gives none: `lr`, `batch_size` (samples per peer and step),
     `chunks` (mini-batches the batch is cut into), `optimizer`."""
 
+    repeatable: ClassVar[bool] = False
+    """Whether the gradient of a chunk depends on nothing but its samples and the parameters: no dropout, no random augmentation, no
+    state of one's own. Then a long simulation may compute with two processes."""
+
     @abstractmethod
     def model(self) -> nn.Module:
         """A freshly initialised float32 model. Called under a seeded generator, so all peers start equal.

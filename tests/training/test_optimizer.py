@@ -128,3 +128,34 @@ def test_plain_sgd_keeps_no_state() -> None:
     master = MasterOptimizer(task, layout, torch.zeros(layout.dim), "sgd", lr=0.1)
     master.step(torch.ones(layout.dim), 0)
     assert not any(value is not None for entry in master.state_dict()["state"].values() for value in entry.values())
+
+
+@pytest.mark.parametrize("more", [{}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"maximize": True}, {"hooked": True}])
+def test_plain_sgd_is_stepped_to_the_same_bits_and_everything_else_by_torch(more: dict[str, object]) -> None:
+    class Own(DigitsMLP):
+        def optimizer(self, params: Mapping[str, nn.Parameter], name: str, lr: float) -> Optimizer:
+            return own(list(params.values()))
+
+    def own(params: list[nn.Parameter]) -> Optimizer:
+        options = {name: value for name, value in more.items() if name != "hooked"}
+        groups = [{"params": params[:2], "lr": 0.3}, {"params": params[2:], "lr": 0.1}]
+        made = torch.optim.SGD(groups, lr=0.1, **options)  # type: ignore[arg-type]
+        if "hooked" in more:
+            made.register_step_post_hook(lambda *_: steps.append(1))
+        return made
+
+    steps: list[int] = []
+    task = Own()
+    model = FlatModel(build_model(task, seed=0))
+    x, twin = model.vector.clone(), model.vector.clone()
+    master = MasterOptimizer(task, model.layout, x)
+    params = list(model.layout.parameters(twin).values())
+    reference = own(params)
+    for seed in range(5):
+        gradient = torch.randn(len(x), generator=torch.Generator().manual_seed(seed))
+        master.step(gradient, 0)
+        for param, part in zip(params, torch.split(gradient, [p.numel() for p in params]), strict=True):
+            param.grad = part.view(param.shape).clone()
+        reference.step()
+        assert torch.equal(x, twin)
+    assert len(steps) == (10 if "hooked" in more else 0)

@@ -35,6 +35,8 @@ def _digits() -> tuple[TensorDataset, TensorDataset]:
 
 
 class _Digits(Task):
+    repeatable: ClassVar[bool] = True
+
     def train_data(self) -> TensorDataset:
         return _digits()[0]
 
