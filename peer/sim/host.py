@@ -315,7 +315,7 @@ class SimPeer:
             under_way.lose(sender, "stale" if theirs is None or theirs.key > under_way.key else "declined", now)
             return
         if num_elements := vector.numel():
-            vector = self._inbox(under_way.slots, num_elements).copy_(vector)
+            vector = self._inbox(under_way.slots, num_elements, vector.dtype).copy_(vector)
             under_way.slots += 1
         under_way.vectors[sender] = vector
         under_way.arrives(sender, HAVE, now)
@@ -323,11 +323,11 @@ class SimPeer:
         if theirs.arrives(self.peer, VOTE, voted):
             self._world.peer(sender)._settle()
 
-    def _inbox(self, slot: int, num_elements: int) -> Tensor:
+    def _inbox(self, slot: int, num_elements: int, dtype: torch.dtype) -> Tensor:
         while len(self._inboxes) <= slot:
-            self._inboxes.append(torch.empty(0))
-        if self._inboxes[slot].numel() < num_elements:
-            self._inboxes[slot] = torch.empty(num_elements)
+            self._inboxes.append(torch.empty(0, dtype=dtype))
+        if self._inboxes[slot].numel() < num_elements or self._inboxes[slot].dtype != dtype:
+            self._inboxes[slot] = torch.empty(num_elements, dtype=dtype)
         return self._inboxes[slot][:num_elements]
 
     def lost_edge(self, other: int, key: Key, why: str) -> None:

@@ -42,7 +42,13 @@ class FrameKind(enum.IntEnum):
 
 
 class DType(enum.IntEnum):
+    """What a payload is made of. BYTES: a vector in one of the formats of peer/gossip/compression.py."""
+
     FLOAT32 = 1
+    BYTES = 2
+
+
+_DTYPES: Final = frozenset(int(dtype) for dtype in DType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Frame:
     total: int
     offset: int
     payload: memoryview
+    dtype: DType = DType.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +71,21 @@ class Malformed:
     key: ExchangeKey | None = None
 
 
-def encode(key: ExchangeKey, tag: int, total: int, offset: int, piece: memoryview) -> bytes:
+def encode(
+    key: ExchangeKey, tag: int, total: int, offset: int, piece: memoryview, dtype: DType = DType.FLOAT32
+) -> bytes:
     """One frame, in one copy of the piece."""
     checked = _CHECKED.pack(
-        MAGIC, VERSION, FrameKind.DATA, DType.FLOAT32, 0, tag, key.round, key.phase, total, offset, len(piece)
+        MAGIC, VERSION, FrameKind.DATA, dtype, 0, tag, key.round, key.phase, total, offset, len(piece)
     )
     return b"".join((checked, _CHECKSUM.pack(zlib.crc32(piece, zlib.crc32(checked))), piece))
 
 
-def frames(key: ExchangeKey, tag: int, payload: memoryview) -> Iterator[bytes]:
+def frames(key: ExchangeKey, tag: int, payload: memoryview, dtype: DType = DType.FLOAT32) -> Iterator[bytes]:
     """The payload [total bytes], cut and encoded in order. An empty payload is one frame without a piece."""
     total = len(payload)
     for offset in range(0, max(total, 1), FRAME_BYTES):
-        yield encode(key, tag, total, offset, payload[offset : offset + FRAME_BYTES])
+        yield encode(key, tag, total, offset, payload[offset : offset + FRAME_BYTES], dtype)
 
 
 def decode(message: bytes, tag: int) -> Frame | Malformed:
@@ -101,20 +110,21 @@ def decode(message: bytes, tag: int) -> Frame | Malformed:
         return Malformed("checksum", key)
     if kind != FrameKind.DATA or reserved != 0:
         return Malformed("kind", key)
-    if dtype != DType.FLOAT32:
+    if dtype not in _DTYPES:
         return Malformed("dtype", key)
     if offset + length > total or (length == 0 and total > 0):
         return Malformed("range", key)
-    return Frame(key, total, offset, view[HEADER_BYTES:])
+    return Frame(key, total, offset, view[HEADER_BYTES:], DType(dtype))
 
 
 class Assembly:
-    """Fills one preallocated buffer [total bytes] from frames that must come in order and cover it exactly."""
+    """Fills one preallocated buffer [total bytes] from frames of one dtype that must come in order and cover it exactly."""
 
-    __slots__ = ("_into", "arrived", "whole")
+    __slots__ = ("_dtype", "_into", "arrived", "whole")
 
-    def __init__(self, into: memoryview) -> None:
+    def __init__(self, into: memoryview, dtype: DType = DType.FLOAT32) -> None:
         self._into = into
+        self._dtype = dtype
         self.arrived = 0
         self.whole = False
 
@@ -123,6 +133,8 @@ class Assembly:
         written)."""
         if self.whole:
             return "duplicate"
+        if frame.dtype != self._dtype:
+            return "dtype"
         if frame.total != len(self._into):
             return "size"
         if frame.offset != self.arrived:

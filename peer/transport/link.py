@@ -234,7 +234,7 @@ class Link:
         """Write a payload frame by frame, for as long as its exchange lives."""
         if exchange.payload is None:
             return
-        for message in frames(exchange.key, self.session.tag_out, exchange.payload):
+        for message in frames(exchange.key, self.session.tag_out, exchange.payload, exchange.dtype):
             await self._bulk.write(message)
             self.traffic.bytes_sent += len(message)
             if not exchange.live:
