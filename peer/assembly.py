@@ -13,6 +13,10 @@ from peer.config import Config, ConfigError
 from peer.gossip.algorithm import Algorithm, Optimizer, PeerState, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.closing import ClosingPolicy, make_closing
+from peer.gossip.compression import WireFormat, wire_format
+from peer.gossip.mixing import GossipAlgorithm
+from peer.gossip.replicas import default_step
+from peer.gossip.wire_dtype import WireDtype
 from peer.scenario import Scenario, load_scenario, spec_error
 from peer.training.accumulator import Accumulator, InFlight
 from peer.training.data import PartitionError
@@ -50,6 +54,30 @@ def make_schedule(config: Config) -> Schedule:
     return ALGORITHMS[config.algorithm].make_schedule(options)
 
 
+def make_wire(config: Config) -> WireFormat:
+    """The format of vectors on the wire. Raises ConfigError if it is not correct with the algorithm, or with random graphs."""
+    name, kind = WireDtype.parse(config.wire_dtype), ALGORITHMS[config.algorithm]
+    if name.kind not in kind.wire_dtypes:
+        raise ConfigError(
+            f"--wire-dtype: {config.algorithm} can't send {name}: {kind.why_not_others}; "
+            f"it takes {', '.join(kind.wire_dtypes)}"
+        )
+    replicas = name.keeps_replicas and issubclass(kind, GossipAlgorithm)
+    if replicas and config.random_graph_every:
+        raise ConfigError(
+            f"--wire-dtype: {name} keeps two vectors for each edge, and with --random-graph-every edges come without end; "
+            "use bf16 or fp16, or a graph that stays"
+        )
+    if config.consensus_step is not None and not replicas:
+        raise ConfigError(
+            f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; it is for dpsgd and matcha with int8 or top-k"
+        )
+    try:
+        return wire_format(name)
+    except ValueError as error:
+        raise ConfigError(f"--wire-dtype: {error}") from None
+
+
 def make_policy(config: Config) -> ClosingPolicy:
     """When a round ends. One for each peer: a policy may learn."""
     return make_closing(config.closing, quorum=config.quorum, seconds=config.round_deadline, mads=config.deadline_mads)
@@ -85,7 +113,7 @@ def nominal_chunk_seconds(config: Config, scenario: Scenario) -> float:
 
 
 def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimizer) -> Algorithm:
-    """One peer's side, working on `params` [d]."""
+    """One peer's side, working on `params` [d], which are those that all peers start from. Raises ConfigError."""
     kind = ALGORITHMS[config.algorithm]
     state = PeerState(
         peer=peer,
@@ -95,6 +123,8 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         batch_size=config.batch_size,
         weighting=weighting(config),
         local_steps=config.local_steps,
+        wire=make_wire(config),
+        consensus_step=config.consensus_step or default_step(WireDtype.parse(config.wire_dtype).fraction),
     )
     return kind(state)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from peer.gossip.wire_dtype import WireDtype
 from topology.suggestion import nearest
 
 ENV_PREFIX = "GRAPEVINE_"
@@ -63,6 +64,18 @@ class Config(BaseModel):
     )
     budget: float = Field(
         0.5, description="matcha: communication budget in (0, 1]; more talks more and agrees faster [alike]"
+    )
+
+    # what goes over the wire
+    wire_dtype: str = Field(
+        "fp32",
+        description="Format of vectors: fp32, bf16, fp16, int8, or top-k:R, the fraction R of the elements (dpsgd, matcha) [alike]",
+    )
+    consensus_step: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="gamma of dpsgd and matcha with int8 (default 1) and top-k:R (default R); more agrees faster until it diverges [alike]",
     )
 
     # when a round ends
@@ -165,6 +178,11 @@ class Config(BaseModel):
         if not 0 < value <= 1:
             raise ValueError("must be in (0, 1]")
         return value
+
+    @field_validator("wire_dtype")
+    @classmethod
+    def _wire_dtype(cls, value: str) -> str:
+        return str(WireDtype.parse(value))  # one spelling, since peers compare it
 
     @field_validator("straggler", "addresses", mode="before")
     @classmethod

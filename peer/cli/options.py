@@ -28,6 +28,7 @@ PANELS = {
         "mixing",
         "budget",
     ),
+    "What goes over the wire": ("wire_dtype", "consensus_step"),
     "When a round ends": (
         "closing",
         "quorum",

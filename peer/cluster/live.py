@@ -106,7 +106,8 @@ def describe(config: Config) -> str:
     how = "blocking (barrier)" if config.closing == "barrier" else f"non-blocking ({config.closing})"
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
     scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
-    return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{scenario}{stragglers}, task {config.task}"
+    wire = f", {config.wire_dtype} on the wire" if config.wire_dtype != "fp32" else ""
+    return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{wire}{scenario}{stragglers}, task {config.task}"
 
 
 def _headline(config: Config, curve: Sequence[Observation]) -> Text:

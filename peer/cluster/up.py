@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from peer.accounts.report import Run, make_report
-from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers
+from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers, make_wire
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
@@ -61,6 +61,7 @@ def check(config: Config) -> Checked:
                 "start lower, or give 0 for any free ones"
             )
         make_schedule(config)
+        make_wire(config)
         make_stragglers(config, make_real_scenario(config))
         task = load_task(config.task)
         partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)

@@ -28,7 +28,7 @@ from peer.training.trainer import Trainer
 from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Transport
 from topology import Schedule
 
-INLINE = 1 << 18  # elements up to which a pass over a vector is shorter than handing it to another thread
+INLINE = 1 << 18  # elements times passes over them up to which the work is shorter than handing it to another thread
 T = TypeVar("T")
 
 
@@ -75,6 +75,7 @@ class RoundPlayer:
         self._transport = transport
         self._said = said
         self._rules = rules
+        self._inline = INLINE // algorithm.state.wire.work
         self._deadlines = NeighborDeadlines(rules.bounds)
         self._inboxes: dict[int, Tensor] = {}
         self._handed_out = 0  # samples closed in this round, not yet applied
@@ -108,7 +109,7 @@ class RoundPlayer:
 
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Run on the worker thread, or right here if the vector is small."""
-        if self.master.params.numel() <= INLINE:
+        if self.master.params.numel() <= self._inline:
             return work()
         return await self._loop.run_in_executor(self._worker, work)
 
@@ -221,19 +222,19 @@ class RoundPlayer:
                 under_way.lost[peer] = why
                 continue
             if peer in effect.receive:
-                under_way.inboxes[peer] = self._inbox(len(under_way.inboxes), effect.receive[peer])
+                under_way.inboxes[peer] = self._inbox(len(under_way.inboxes), effect.receive[peer], effect.dtype)
             receive = under_way.inboxes.get(peer)
             under_way.handles[peer] = self._transport.exchange(
                 peer, key, effect.send.get(peer), receive, atomic=effect.atomic
             )
         return under_way
 
-    def _inbox(self, slot: int, num_elements: int) -> Tensor:
+    def _inbox(self, slot: int, num_elements: int, dtype: torch.dtype) -> Tensor:
         """Receive buffers belong to places, not to peers: with random graphs there would be one for every peer in time. They are
         free again when the exchange is over, because `_settle` waits for every outcome."""
         buffer = self._inboxes.get(slot)
-        if buffer is None or buffer.numel() < num_elements:
-            buffer = self._inboxes[slot] = torch.empty(num_elements)
+        if buffer is None or buffer.numel() < num_elements or buffer.dtype != dtype:
+            buffer = self._inboxes[slot] = torch.empty(num_elements, dtype=dtype)
         return buffer[:num_elements]
 
     async def _settle(self, effect: Exchange, under_way: _UnderWay, clock: _Stopwatch) -> Inbox:

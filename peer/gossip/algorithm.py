@@ -17,6 +17,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from peer.gossip.compression import FP32, WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulated, Answer, Effect
 from topology import RoundPlan, Schedule, Topology
@@ -36,7 +37,8 @@ class PeerState:
     """What an algorithm works on. params: the master vector x_i [d], changed in place between effects only.
 
     samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them. A full round is
-    batch_size * local_steps samples; with several local steps the trainer makes them, and `optimizer` is not used.
+    batch_size * local_steps samples; with several local steps the trainer makes them, and `optimizer` is not used. wire: the format
+    of vectors on the wire. consensus_step: gamma of CHOCO-SGD, where the format needs it.
     """
 
     peer: int
@@ -47,6 +49,8 @@ class PeerState:
     weighting: str
     samples_clock: int = 0
     local_steps: int = 1
+    wire: WireFormat = FP32
+    consensus_step: float = 1.0
 
 
 class Update(NamedTuple):
@@ -94,6 +98,10 @@ class Algorithm(ABC):
 
     #: What a user who says nothing gets. Where sums are divided by sum n, weighting by samples costs no step size.
     default_weighting: ClassVar[str] = "peers"
+
+    #: Kinds of --wire-dtype with which this algorithm is known to be correct, and half a sentence on why not the others.
+    wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
+    why_not_others: ClassVar[str] = "nobody has shown that it converges with rounded vectors"
 
     def __init__(self, state: PeerState) -> None:
         self.state = state

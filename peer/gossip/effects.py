@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 
@@ -26,13 +27,15 @@ class Exchange(NamedTuple):
     """Send one vector to some peers and receive one from some, within one phase of the round.
 
     `send[j]` [k] goes to peer j; the bytes must stay unchanged until the answer comes. From every peer in `receive` a vector of
-    `receive[j]` float32 elements is expected. With `atomic`, an edge counts only if both of its ends have the other's vector.
+    `receive[j]` elements is expected. All are of one `dtype`: float32, or uint8 if encoded (compression.py). With `atomic`, an edge
+    counts only if both of its ends have the other's vector.
     """
 
     phase: int
     send: Mapping[int, Tensor]
     receive: Mapping[int, int]
     atomic: bool
+    dtype: torch.dtype = torch.float32
 
 
 class Both(NamedTuple):

@@ -28,7 +28,7 @@ class UnderWay:
     lost: dict[int, str] = field(default_factory=dict)
     ends: dict[int, float] = field(default_factory=dict)
     until: float = 0.0
-    _kept: Tensor | None = None
+    _kept: tuple[Tensor, Tensor] | None = None  # what was sent, and the copy
 
     def expect(self, talk: Talk, linked: set[int]) -> None:
         """Who is waited for, and who is lost from the beginning. linked: peers to which links are up."""
@@ -63,11 +63,11 @@ class UnderWay:
         return True
 
     def kept(self, vector: Tensor) -> Tensor:
-        """A copy of the vector that is sent in this exchange, for its receivers, who may mix it when the sender has gone on. One for all
-        of them."""
-        if self._kept is None:
-            self._kept = vector.clone() if vector.numel() else vector
-        return self._kept
+        """A copy of a vector that is sent in this exchange, for its receivers, who may mix it when the sender has gone on. One for all
+        to whom the same vector is sent."""
+        if self._kept is None or self._kept[0] is not vector:
+            self._kept = vector, vector.clone() if vector.numel() else vector
+        return self._kept[1]
 
     def lose(self, peer: int, why: str, when: float) -> None:
         del self.waiting[peer]

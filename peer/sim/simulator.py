@@ -24,12 +24,14 @@ from peer.assembly import (
     make_scenario,
     make_schedule,
     make_stragglers,
+    make_wire,
     nominal_chunk_seconds,
 )
 from peer.config import TIMING, Config
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
 from peer.gossip.delivery import PRESETS
+from peer.gossip.mixing import payload_bytes
 from peer.gossip.round import RoundReport
 from peer.scenario import Network
 from peer.sim import assistant
@@ -96,7 +98,7 @@ class Simulation:
         self._linked: list[set[int]] = [set() for _ in range(config.peers)]
         self._living = config.peers
         self._params = torch.zeros(config.peers, 0)
-        self._full_bytes = 4 * num_parameters
+        self._full_bytes = payload_bytes(make_wire(config), num_parameters)
         self._sized = False
         self._assistant: Assistant | None = None
         self.dead: set[int] = set()
@@ -163,9 +165,9 @@ class Simulation:
         return self._linked[peer]
 
     def vector_bytes(self, vector: Tensor, atomic: bool) -> int:
-        """4 a float. Vectors of the task `timing` have none: a whole one counts as all parameters, a shard of a ring as its share."""
+        """Of the payload. Those of the task `timing` are empty: one counts as all parameters, a shard of a ring as its share."""
         if self._sized:
-            return 4 * vector.numel()
+            return vector.numel() * vector.element_size()
         return self._full_bytes if atomic else self._full_bytes // self.config.peers
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:

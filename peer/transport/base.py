@@ -133,8 +133,8 @@ class Transport(ABC):
     def exchange(
         self, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
     ) -> ExchangeHandle:
-        """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 contiguous on
-        the CPU.
+        """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 or uint8,
+        contiguous on the CPU. The other end's payload must have the dtype and the size of `receive`, else it is CORRUPT.
 
         Without `atomic` the outcome is good when `send` was handed to the network and `receive` is whole. With
         `atomic` each end votes when it has the other's vector, and commits when it has the other's vote as well.

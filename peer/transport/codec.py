@@ -67,7 +67,13 @@ class FrameKind(enum.IntEnum):
 
 
 class DType(enum.IntEnum):
+    """What a payload is made of. BYTES: a vector in one of the formats of peer/gossip/compression.py."""
+
     FLOAT32 = 1
+    BYTES = 2
+
+
+_DTYPES: Final = frozenset(int(dtype) for dtype in DType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class Head:
     length: int
     start: int
     checksum: int
+    dtype: DType
 
     def matches(self, piece: memoryview, check: Check) -> bool:
         """Whether this is the piece that was sent."""
@@ -95,6 +102,7 @@ class Frame:
     total: int
     offset: int
     payload: memoryview
+    dtype: DType = DType.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +115,26 @@ class Malformed:
 
 
 def encode_head(
-    key: ExchangeKey, tag: int, total: int, offset: int, piece: memoryview, check: Check = zlib.crc32
+    key: ExchangeKey,
+    tag: int,
+    total: int,
+    offset: int,
+    piece: memoryview,
+    check: Check = zlib.crc32,
+    dtype: DType = DType.FLOAT32,
 ) -> bytes:
     """The header [HEADER_BYTES] of the frame that carries this piece."""
     checked = _CHECKED.pack(
-        MAGIC, VERSION, FrameKind.DATA, DType.FLOAT32, 0, tag, key.round, key.phase, total, offset, len(piece)
+        MAGIC, VERSION, FrameKind.DATA, dtype, 0, tag, key.round, key.phase, total, offset, len(piece)
     )
     return checked + _CHECKSUM.pack(check(piece, zlib.crc32(checked)))
 
 
-def encode(key: ExchangeKey, tag: int, total: int, offset: int, piece: memoryview) -> bytes:
+def encode(
+    key: ExchangeKey, tag: int, total: int, offset: int, piece: memoryview, dtype: DType = DType.FLOAT32
+) -> bytes:
     """One frame, in one copy of the piece."""
-    return b"".join((encode_head(key, tag, total, offset, piece), piece))
+    return b"".join((encode_head(key, tag, total, offset, piece, dtype=dtype), piece))
 
 
 def pieces(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -127,10 +143,10 @@ def pieces(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
         yield offset, payload[offset : offset + FRAME_BYTES]
 
 
-def frames(key: ExchangeKey, tag: int, payload: memoryview) -> Iterator[bytes]:
+def frames(key: ExchangeKey, tag: int, payload: memoryview, dtype: DType = DType.FLOAT32) -> Iterator[bytes]:
     """The payload [total bytes], cut and encoded in order. An empty payload is one frame without a piece."""
     for offset, piece in pieces(payload):
-        yield encode(key, tag, len(payload), offset, piece)
+        yield encode(key, tag, len(payload), offset, piece, dtype)
 
 
 def decode(message: bytes, tag: int) -> Frame | Malformed:
@@ -141,7 +157,7 @@ def decode(message: bytes, tag: int) -> Frame | Malformed:
         return head
     if not head.matches(view[HEADER_BYTES:], zlib.crc32):
         return Malformed("checksum", head.key)
-    return Frame(head.key, head.total, head.offset, view[HEADER_BYTES:])
+    return Frame(head.key, head.total, head.offset, view[HEADER_BYTES:], head.dtype)
 
 
 def decode_head(head: memoryview, num_bytes: int, tag: int) -> Head | Malformed:
@@ -161,38 +177,41 @@ def decode_head(head: memoryview, num_bytes: int, tag: int) -> Head | Malformed:
         return Malformed("length", key)
     if kind != FrameKind.DATA or reserved != 0:
         return Malformed("kind", key)
-    if dtype != DType.FLOAT32:
+    if dtype not in _DTYPES:
         return Malformed("dtype", key)
     if offset + length > total or (length == 0 and total > 0):
         return Malformed("range", key)
     (checksum,) = _CHECKSUM.unpack_from(head, _CHECKED.size)
-    return Head(key, total, offset, length, zlib.crc32(head[: _CHECKED.size]), checksum)
+    return Head(key, total, offset, length, zlib.crc32(head[: _CHECKED.size]), checksum, DType(dtype))
 
 
 class Assembly:
-    """Fills one preallocated buffer [total bytes] from frames that must come in order and cover it exactly."""
+    """Fills one preallocated buffer [total bytes] from frames of one dtype that must come in order and cover it exactly."""
 
-    __slots__ = ("_into", "arrived", "whole")
+    __slots__ = ("_dtype", "_into", "arrived", "whole")
 
-    def __init__(self, into: memoryview) -> None:
+    def __init__(self, into: memoryview, dtype: DType = DType.FLOAT32) -> None:
         self._into = into
+        self._dtype = dtype
         self.arrived = 0
         self.whole = False
 
     def take(self, frame: Frame) -> str | None:
         """Copy the piece to its place. Returns None, or why the frame does not belong here (then nothing is
         written)."""
-        place = self.place(frame.total, frame.offset, len(frame.payload))
+        place = self.place(frame.total, frame.offset, len(frame.payload), frame.dtype)
         if isinstance(place, str):
             return place
         place[:] = frame.payload
         self.placed(len(place))
         return None
 
-    def place(self, total: int, offset: int, length: int) -> memoryview | str:
+    def place(self, total: int, offset: int, length: int, dtype: DType) -> memoryview | str:
         """Where the next piece [length] is to be written, or why it does not belong here."""
         if self.whole:
             return "duplicate"
+        if dtype != self._dtype:
+            return "dtype"
         if total != len(self._into):
             return "size"
         if offset != self.arrived:

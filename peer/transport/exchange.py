@@ -17,15 +17,18 @@ protocol can close this window (two generals), the grace makes it narrow.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from peer.transport.base import ExchangeKey, LossReason, Outcome
-from peer.transport.codec import Assembly, Head
+from peer.transport.codec import Assembly, DType, Head
 from peer.wire import gossip_pb2 as wire
+
+DTYPES: Final = {torch.float32: DType.FLOAT32, torch.uint8: DType.BYTES}
+"""What a payload may be made of, and the code of it in frames."""
 
 
 class Ends(Protocol):
@@ -52,9 +55,12 @@ class Exchange:
         self.key = key
         self.outcome: asyncio.Future[Outcome] = loop.create_future()
         self.payload: memoryview | None = None if send is None else byte_view(send)
+        self.dtype = DType.FLOAT32 if send is None else DTYPES[send.dtype]
         self._link = link
         self._peer = peer
-        self._inbound: Assembly | None = None if receive is None else Assembly(byte_view(receive))
+        self._inbound: Assembly | None = (
+            None if receive is None else Assembly(byte_view(receive), DTYPES[receive.dtype])
+        )
         self._atomic = atomic
         self._opened_at = loop.time()
         self._voted = False
@@ -71,7 +77,9 @@ class Exchange:
     def place(self, head: Head) -> memoryview | str:
         """Where a piece of the other end's payload is to be written, or the reason if it does not belong here. The place
         is free to be written to until this exchange ends: the link is told at once (`Ends.ended`)."""
-        return "size" if self._inbound is None else self._inbound.place(head.total, head.offset, head.length)
+        if self._inbound is None:
+            return "size"
+        return self._inbound.place(head.total, head.offset, head.length, head.dtype)
 
     def placed(self, head: Head) -> None:
         """The piece is in its place, and its checksum is right."""
@@ -146,9 +154,10 @@ class Exchange:
 
 
 def byte_view(tensor: Tensor) -> memoryview:
-    """The memory of a tensor [k] as bytes [4k], shared. Raises ValueError unless float32, contiguous and on the CPU."""
-    if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
-        raise ValueError(f"a payload is float32, contiguous and on the CPU, not {tensor.dtype} on {tensor.device}")
+    """The memory of a tensor [k] as bytes, shared. Raises ValueError unless float32 or uint8, contiguous and on the CPU."""
+    if tensor.dtype not in DTYPES or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        told = "a payload is float32 or uint8, contiguous and on the CPU"
+        raise ValueError(f"{told}, not {tensor.dtype} on {tensor.device}")
     return tensor.detach().numpy().reshape(-1).view(np.uint8).data
 
 

@@ -230,7 +230,9 @@ class Link:
         if payload is None:
             return
         for offset, piece in pieces(payload):
-            head = encode_head(exchange.key, self.session.tag_out, len(payload), offset, piece, bulk.check)
+            head = encode_head(
+                exchange.key, self.session.tag_out, len(payload), offset, piece, bulk.check, exchange.dtype
+            )
             self._sending = exchange
             try:
                 await bulk.write(head, piece)

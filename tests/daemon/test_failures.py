@@ -46,6 +46,15 @@ async def test_peers_with_another_setting_refuse_each_other_and_name_it() -> Non
     assert "0.2" in fatal.sentence
 
 
+async def test_peers_with_another_format_on_the_wire_refuse_each_other() -> None:
+    rig = Rig(config(wire_dtype="bf16"), configs={2: config(wire_dtype="top-k:0.1")})
+    fatal = await fails(rig)
+    assert fatal.code is ExitCode.REFUSED
+    assert "--wire-dtype" in fatal.sentence
+    assert "bf16" in fatal.sentence
+    assert "top-k:0.1" in fatal.sentence
+
+
 async def test_a_peer_that_never_appears_is_named() -> None:
     rig = Rig(config(start_timeout=0.3))
     rig.build()

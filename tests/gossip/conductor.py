@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, PeerState, Score, Update
+from peer.gossip.compression import wire_format
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.replicas import default_step
 from peer.gossip.round import advance
+from peer.gossip.wire_dtype import WireDtype
 from topology import Schedule
 
 #: (round, peer, parameters [d]) -> (gradient sum [d], samples)
 Gradients = Callable[[int, int, Tensor], tuple[Tensor, int]]
 #: (round, i, j), i < j -> is this edge lost?
+#: For `deaf`: does i alone believe so?
 Losses = Callable[[int, int, int], bool]
 
 
@@ -49,9 +53,13 @@ class Conductor:
         batch_size: int = 4,
         weighting: str = "peers",
         lost: Losses = lambda k, i, j: False,
+        deaf: Losses = lambda k, i, j: False,
         shuffle: int | None = None,
         displaced: bool = False,
+        wire: str = "fp32",
+        consensus_step: float | None = None,
     ) -> None:
+        name = WireDtype.parse(wire)
         self.schedule = schedule
         self.peers = [
             algorithm(
@@ -62,6 +70,8 @@ class Conductor:
                     PlainSGD(row, lr),
                     batch_size=batch_size,
                     weighting=weighting,
+                    wire=wire_format(name),
+                    consensus_step=default_step(name.fraction) if consensus_step is None else consensus_step,
                 )
             )
             for i in range(len(params))
@@ -69,6 +79,7 @@ class Conductor:
         self._lr = lr
         self._displaced = displaced
         self._lost = lost
+        self._deaf = deaf
         self._shuffle = random.Random(shuffle) if shuffle is not None else None
 
     @property
@@ -125,11 +136,12 @@ class Conductor:
         for j in senders:
             assert i in exchanges[j].send, f"peer {i} expects something that peer {j} does not send"
             assert exchanges[j].phase == exchanges[i].phase
-            if self._lost(round, min(i, j), max(i, j)):
+            if self._lost(round, min(i, j), max(i, j)) or self._deaf(round, i, j):
                 lost[j] = "deadline"
                 continue
             vectors[j] = exchanges[j].send[i].clone()
             assert vectors[j].numel() == exchanges[i].receive[j]
+            assert vectors[j].dtype == exchanges[i].dtype
         return Inbox(vectors, lost)
 
 

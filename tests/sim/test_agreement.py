@@ -38,6 +38,31 @@ async def test_every_algorithm_ends_with_the_same_bits_as_the_daemon(algorithm: 
         assert mine["rounds_by_reason"] == theirs.rounds_by_reason
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "wire"),
+    [
+        ("ring-all-reduce", "bf16"),
+        ("ring-all-reduce", "fp16"),
+        ("ring-all-reduce", "int8"),
+        ("dpsgd", "bf16"),
+        ("dpsgd", "int8"),
+        ("dpsgd", "top-k:0.25"),
+        ("matcha", "fp16"),
+        ("matcha", "top-k:0.25"),
+    ],
+)
+async def test_every_format_on_the_wire_ends_with_the_same_bits_as_the_daemon(algorithm: str, wire: str) -> None:
+    settings = config(algorithm=algorithm, wire_dtype=wire, closing="barrier", max_rounds=8, task="digits")
+    rig = Rig(settings)
+    real = await rig.run()
+    simulated = Simulation(settings, exact=True)
+    simulated.run()
+    assert torch.equal(simulated.models(), torch.stack([peer.player.master.params for peer in rig.peers]))
+    for mine, theirs in zip(simulated.summaries(), real, strict=True):
+        assert mine["samples"] == theirs.samples
+        assert mine["edges_lost"] == theirs.edges_lost == {}
+
+
 async def test_random_graphs_end_with_the_same_bits_as_the_daemon() -> None:
     settings = config(
         algorithm="dpsgd",

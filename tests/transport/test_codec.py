@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.transport.base import ExchangeKey
-from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, Assembly, Frame, Malformed, decode, encode, frames
+from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, Assembly, DType, Frame, Malformed, decode, encode, frames
 
 U64 = st.integers(0, 2**64 - 1)
 KEYS = st.builds(ExchangeKey, U64, st.integers(0, 2**32 - 1))
@@ -18,6 +18,19 @@ KEYS = st.builds(ExchangeKey, U64, st.integers(0, 2**32 - 1))
 def test_round_trip(key: ExchangeKey, tag: int, piece: bytes, offset: int) -> None:
     frame = decode(encode(key, tag, offset + len(piece), offset, memoryview(piece)), tag)
     assert frame == Frame(key, offset + len(piece), offset, memoryview(piece))
+
+
+def test_frames_carry_the_dtype_and_a_payload_has_one() -> None:
+    key, piece = ExchangeKey(0, 0), memoryview(b"abcd")
+    (message,) = frames(key, 1, piece, DType.BYTES)
+    frame = decode(message, 1)
+    assert frame == Frame(key, 4, 0, piece, DType.BYTES)
+    assert isinstance(frame, Frame)
+    into = bytearray(4)
+    assert Assembly(memoryview(into)).take(frame) == "dtype"
+    assert into == bytes(4)
+    assert Assembly(memoryview(into), DType.BYTES).take(frame) is None
+    assert into == b"abcd"
 
 
 @given(st.binary(max_size=300), U64)

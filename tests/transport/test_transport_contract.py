@@ -30,6 +30,27 @@ async def test_both_ends_get_the_others_vector(rig: Rig, size: int, atomic: bool
     assert a.transport.traffic()[1].bytes_received > 4 * size
 
 
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_encoded_payloads_of_any_size_travel_as_bytes(rig: Rig, atomic: bool) -> None:
+    a, b = await rig.pair()
+    sizes = 2_100_001, 13
+    x, y = (torch.randint(0, 256, (size,), dtype=torch.uint8) for size in sizes)
+    at_a, at_b = torch.zeros_like(y), torch.zeros_like(x)
+    handles = a.open(1, K(0, 0), x, at_a, atomic=atomic), b.open(0, K(0, 0), y, at_b, atomic=atomic)
+    assert await ends(*handles) == [None, None]
+    assert torch.equal(at_a, y)
+    assert torch.equal(at_b, x)
+
+
+async def test_a_payload_of_another_dtype_is_corrupt_and_costs_its_exchange_only(rig: Rig) -> None:
+    a, b = await rig.pair()
+    floats, bytes_ = torch.ones(4), torch.ones(16, dtype=torch.uint8)
+    handles = a.open(1, K(0, 0), floats, floats.clone()), b.open(0, K(0, 0), bytes_, bytes_.clone())
+    assert LossReason.CORRUPT in await ends(*handles)
+    assert "dtype" in a.recorder.dropped + b.recorder.dropped
+    assert await ends(a.open(1, K(1, 0), floats, None), b.open(0, K(1, 0), None, floats.clone())) == [None, None]
+
+
 async def test_a_ring_pass_among_three(rig: Rig) -> None:
     members = await rig.cluster(3)
     inbox = [torch.empty(70_000) for _ in members]

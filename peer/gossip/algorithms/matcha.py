@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from peer.gossip.algorithm import Algorithm, ScheduleOptions, Score
+from peer.gossip.algorithm import ScheduleOptions, Score
 from peer.gossip.delivery import Delivery
 from peer.gossip.gossip_round import gossip_round
+from peer.gossip.mixing import GossipAlgorithm
 from topology import MatchaSchedule, RoundPlan, Schedule
 
 
-class Matcha(Algorithm):
+class Matcha(GossipAlgorithm):
     name: ClassVar[str] = "matcha"
     delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
     sends_after_close: ClassVar[bool] = False

@@ -4,7 +4,8 @@
 Peers stand in a ring by id; each sends to the next and receives from the previous. The vector [d + 1] = [G_i | n_i] is cut into n
 shards. Reduce-scatter: n-1 steps after which peer i holds the whole sum of shard (i + 1) mod n. All-gather: n-1 steps that pass the
 finished shards round, so every peer steps with the same bits: g = sum G / sum n, x <- x - lr * g. Each shard is summed in the order of
-the ring, at one peer, whatever the order of arrival. Counts are exact in float32 up to 2^24 samples a round.
+the ring, at one peer, whatever the order of arrival. Counts are exact in float32 up to 2^24 samples a round. How shards travel when they
+are not float32 on the wire is in shards.py.
 
 With local steps the displacements D_i = y - x_i(k) are summed: `samples` x <- x + sum D / N, as a displacement is in proportion to the
 steps it is made of; `peers` x <- x + sum D / (number of peers that finished anything), the others' D being 0.
@@ -20,6 +21,7 @@ from torch import Tensor
 from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, scaled, zeros
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.shards import make_shards
 from topology import FixedSchedule, RoundPlan, Schedule, TopologyError, build
 
 
@@ -28,11 +30,15 @@ class RingAllReduce(Algorithm):
     delivery: ClassVar[Delivery] = Delivery.EVERY_MESSAGE
     sends_after_close: ClassVar[bool] = True
     default_weighting: ClassVar[str] = "samples"
+    wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8")
+    why_not_others: ClassVar[str] = (
+        "every hop would drop what it does not keep of the others' sums, and nothing would make up for it"
+    )
 
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)
         self._sum = zeros(state.params.numel() + 1)
-        self._shards = list(self._sum.tensor_split(state.num_peers))
+        self._shards = make_shards(self._sum, state.num_peers, state.wire)
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
@@ -69,20 +75,27 @@ class RingAllReduce(Algorithm):
     def _reduce_scatter(self) -> Generator[Effect, Answer, None]:
         n, i = self.state.num_peers, self.state.peer
         for step in range(n - 1):
-            received = yield from self._pass_on(step, self._shards[(i - step) % n], (i - step - 1) % n)
-            self._shards[(i - step - 1) % n].add_(received)
+            summed = (i - step - 1) % n
+            received = yield from self._pass_on(step, self._shards.packed((i - step) % n), summed)
+            if not self._shards.add_(summed, received):
+                raise RoundBroken((i - 1) % n, "corrupt")
 
     def _all_gather(self) -> Generator[Effect, Answer, None]:
         n, i = self.state.num_peers, self.state.peer
+        payload = self._shards.finish((i + 1) % n)
         for step in range(n - 1):
-            received = yield from self._pass_on(n - 1 + step, self._shards[(i + 1 - step) % n], (i - step) % n)
-            self._shards[(i - step) % n].copy_(received)
+            finished = (i - step) % n
+            received = yield from self._pass_on(n - 1 + step, payload, finished)
+            if not self._shards.take_(finished, received):
+                raise RoundBroken((i - 1) % n, "corrupt")
+            payload = self._shards.passed_on(finished, received)
 
-    def _pass_on(self, phase: int, shard: Tensor, expected: int) -> Generator[Effect, Answer, Tensor]:
-        """Send a shard to the next peer; return shard number `expected`, as the previous peer has it."""
+    def _pass_on(self, phase: int, payload: Tensor, expected: int) -> Generator[Effect, Answer, Tensor]:
+        """Send a shard to the next peer; return the payload of shard number `expected`, as the previous peer has it."""
         n, i = self.state.num_peers, self.state.peer
         following, previous = (i + 1) % n, (i - 1) % n
-        inbox = yield Exchange(phase, {following: shard}, {previous: self._shards[expected].numel()}, atomic=False)
+        size, dtype = self._shards.size(expected), self._shards.dtype
+        inbox = yield Exchange(phase, {following: payload}, {previous: size}, atomic=False, dtype=dtype)
         assert isinstance(inbox, Inbox)
         for lost, reason in inbox.lost.items():
             raise RoundBroken(lost, reason)

@@ -1,0 +1,144 @@
+"""How a gossip round exchanges and mixes vectors, by the format they have on the wire. W: the round's weights; Q: what a format
+makes of a vector, C: the same of a difference.
+
+    fp32         x_i <- W_ii x_i + sum_j W_ij x_j
+    bf16, fp16   x_i <- x_i + sum_j W_ij (Q(x_j) - Q(x_i)): the own vector rounded as the others see it, so what one end of an edge
+                 adds the other takes away, and the mean of all peers stays up to float32 rounding
+    int8, top-k  CHOCO-SGD (Koloskova, Stich, Jaggi 2019, arXiv 1902.00340; Koloskova, Lin, Stich, Jaggi 2019, arXiv 1907.09356),
+                 with replicas for each edge instead of each peer: replicas.py
+
+A payload that is not sound (compression.py), this peer's or the other's, makes its edge lost with the reason `corrupt`. Both ends have
+the same two payloads, so both decide alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+
+from peer.gossip.algorithm import Algorithm, PeerState, mix_
+from peer.gossip.compression import PIECE, WireFormat, pieces
+from peer.gossip.delivery import mixing_weights
+from peer.gossip.effects import Exchange, Inbox
+from peer.gossip.replicas import STAMP_BYTES, Replicas
+from topology import RoundPlan
+
+CORRUPT = "corrupt"
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """lost: edges that did not count, and why. distance: as `Update.neighbor_distance`, as far as the format tells."""
+
+    lost: Mapping[int, str]
+    num_received: int
+    distance: float | None
+
+
+class Mixing(Protocol):
+    """The exchange of one round, and what becomes of x_i by it."""
+
+    def exchange(self, plan: RoundPlan) -> Exchange:
+        """What to send at the opening. The plan has neighbours."""
+
+    def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
+        """Change x_i in place, in the order of ids, so that arrival order changes no bit."""
+
+
+class PlainMixing:
+    """fp32: the vector is its own payload."""
+
+    def __init__(self, state: PeerState) -> None:
+        self._x = state.params
+
+    def exchange(self, plan: RoundPlan) -> Exchange:
+        sends = dict.fromkeys(plan.neighbors, self._x)
+        return Exchange(phase=0, send=sends, receive=dict.fromkeys(plan.neighbors, self._x.numel()), atomic=True)
+
+    def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
+        self_weight, weights = mixing_weights(plan, inbox.vectors)
+        distance = mix_(self._x, self_weight, weights, inbox.vectors)
+        return Mixed(inbox.lost, len(inbox.vectors), distance)
+
+
+class RoundedMixing:
+    """bf16, fp16: one payload for all neighbours, which is also what this peer takes itself for."""
+
+    def __init__(self, state: PeerState) -> None:
+        self._x = state.params
+        self._wire = state.wire
+        self._payload = state.wire.payload(state.params.numel())
+        self._scratch = torch.empty(2, min(PIECE, state.params.numel()))
+
+    def exchange(self, plan: RoundPlan) -> Exchange:
+        self._wire.encode(self._x, self._payload)
+        sends = dict.fromkeys(plan.neighbors, self._payload)
+        expects = dict.fromkeys(plan.neighbors, self._payload.numel())
+        return Exchange(phase=0, send=sends, receive=expects, atomic=True, dtype=torch.uint8)
+
+    def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
+        x, wire = self._x, self._wire
+        mine_is_sound = wire.is_sound(self._payload, x.numel())
+        heard = sorted(j for j, p in inbox.vectors.items() if mine_is_sound and wire.is_sound(p, x.numel()))
+        _, weights = mixing_weights(plan, dict.fromkeys(heard))
+        squares = 0.0
+        for start, stop in pieces(x.numel()):
+            mine, theirs = self._scratch[0, : stop - start], self._scratch[1, : stop - start]
+            wire.piece(self._payload, start, mine)
+            for j in heard:
+                wire.piece(inbox.vectors[j], start, theirs).sub_(mine)
+                squares += float(torch.dot(theirs, theirs))
+                x[start:stop].add_(theirs, alpha=weights[j])
+        lost = {**inbox.lost, **dict.fromkeys(inbox.vectors.keys() - set(heard), CORRUPT)}
+        return Mixed(lost, len(heard), math.sqrt(squares / len(heard)) if heard else None)
+
+
+class ReplicaMixing:
+    """int8, top-k: x_i <- x_i + gamma sum_j W_ij (replica of j - replica of i at j), once both have taken the round's payloads."""
+
+    def __init__(self, state: PeerState) -> None:
+        self._x = state.params
+        self._gamma = state.consensus_step
+        self._replicas = Replicas(state.wire, state.params)
+
+    def exchange(self, plan: RoundPlan) -> Exchange:
+        sends = {j: self._replicas.difference(j, self._x) for j in plan.neighbors}
+        expects = {j: payload.numel() for j, payload in sends.items()}
+        return Exchange(phase=0, send=sends, receive=expects, atomic=True, dtype=torch.uint8)
+
+    def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
+        lost, squares, num_received = dict(inbox.lost), 0.0, 0
+        weights = dict(zip(plan.neighbors, plan.weights, strict=True))
+        for j in sorted(inbox.vectors):
+            why = self._replicas.commit(j, inbox.vectors[j])
+            if why is not None:
+                lost[j] = why
+                continue
+            squares += self._replicas.pull_(j, self._x, self._gamma * weights[j])
+            num_received += 1
+        return Mixed(lost, num_received, math.sqrt(squares / num_received) if num_received else None)
+
+
+def payload_bytes(wire: WireFormat, d: int) -> int:
+    """What a gossip round sends to each neighbour of a vector [d]."""
+    return wire.num_bytes(d) + (STAMP_BYTES if wire.name.keeps_replicas else 0)
+
+
+def make_mixing(state: PeerState) -> Mixing:
+    if state.wire.name.kind == "fp32":
+        return PlainMixing(state)
+    return ReplicaMixing(state) if state.wire.name.keeps_replicas else RoundedMixing(state)
+
+
+class GossipAlgorithm(Algorithm):
+    """What D-PSGD and MATCHA share beside their round."""
+
+    wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "top-k")
+
+    def __init__(self, state: PeerState) -> None:
+        super().__init__(state)
+        self.mixing = make_mixing(state)
