@@ -2,10 +2,10 @@
 
     python bench/round_overhead.py [--peers 4] [--rounds 300] [--repeats 3] [--local-steps 10] [--out bench/results/round_overhead.json]
 
-Processor milliseconds of one peer for one optimizer step, by part, and steps a second, of our algorithms and of torch DDP and local SGD over
-gloo (bench/rivals.py) in one run: the methods take turns, `--repeats` times, and the median is shown, because the machine's speed
-drifts. Then seconds until the mean model's training loss is at the target, by `grapevine up` and by bench/rivals.py, taken from the straight
-line between two looks; both look four times a second.
+Processor milliseconds of one peer for one optimizer step, by part, and steps a second, of our algorithms and of torch DDP and local SGD
+over gloo (bench/rivals.py) in one run: the methods take turns, `--repeats` times, and the median is shown, because the machine's speed
+drifts. Then seconds until the mean model's training loss is at the target, by `grapevine up` and by bench/rivals.py, taken from the
+straight line between two looks; both look four times a second.
 
 Parts are measured inside our peers with the processor clock of each thread: what functions of a part use themselves, without what they
 call of other parts. `carrying` is the rest of the event loop (asyncio, gRPC's Python, frames); `gRPC threads` is what is neither the
@@ -37,10 +37,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from kept import commit
+from rivals import Batches
 from torch.nn.parallel import DistributedDataParallel
 
 import peer.daemon.player
-from kept import commit
 from peer.config import Config, validated
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import run_loop, serve
@@ -50,7 +51,6 @@ from peer.training.chunk import ChunkComputer
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
 from peer.training.task import build_model
-from rivals import Batches
 
 HERE = Path(__file__).parent
 PARTS = ("computing", "optimizer", "mixing", "words", "metrics", "trainer", "carrying", "gRPC threads")
@@ -87,7 +87,7 @@ class Parts:
         self.wrap(peer.daemon.player, "advance", "mixing")
         for method in ("open", "decide", "hear", "payload"):
             self.wrap(Talk, method, "words")
-        for method in ("chunk", "word", "round", "trainer", "traffic"):
+        for method in ("chunks", "word", "round", "trainer", "traffic"):
             self.wrap(PeerMetrics, method, "metrics")
 
 
