@@ -31,7 +31,7 @@ def gossip_round(algorithm: Algorithm, plan: RoundPlan) -> Score:
     distance = mix_(x, self_weight, weights, inbox.vectors)
     state.samples_clock += done.num_samples * state.num_peers
     if done.displacement is not None:
-        x.add_(done.displacement)
+        state.params.add_(done.displacement)
     elif done.num_samples:
         gradient = scaled(done.grad_sum, algorithm.contribution_scale(done))
         state.optimizer.step(gradient, state.samples_clock)
