@@ -87,7 +87,7 @@ class Parts:
         self.wrap(peer.daemon.player, "advance", "mixing")
         for method in ("open", "decide", "hear", "payload"):
             self.wrap(Talk, method, "words")
-        for method in ("chunk", "word", "round", "trainer", "traffic"):
+        for method in ("chunks", "word", "round", "trainer", "traffic"):
             self.wrap(PeerMetrics, method, "metrics")
 
 

@@ -87,23 +87,36 @@ class PeerMetrics:
             "grapevine_dropped_messages", "Messages refused, by reason", ["reason"], registry=registry
         )
         self._moved: dict[int, tuple[int, int]] = {}
+        self._verdicts: dict[str, int] = {}
+        self._labelled: dict[
+            tuple[int, str], Counter
+        ] = {}  # looking a child up by its label is most of the cost of counting
         self._seconds = (0.0, 0.0)
 
-    def chunk(self, verdict: str) -> None:
-        self._chunks.labels(verdict).inc()
+    def _of(self, counter: Counter, label: str) -> Counter:
+        found = self._labelled.get((id(counter), label))
+        if found is None:
+            found = self._labelled[id(counter), label] = counter.labels(label)
+        return found
+
+    def chunks(self, verdicts: Mapping[str, int]) -> None:
+        """Totals since the start, by verdict."""
+        for verdict, total in verdicts.items():
+            self._of(self._chunks, verdict).inc(total - self._verdicts.get(verdict, 0))
+        self._verdicts.update(verdicts)
 
     def word(self, kind: str) -> None:
-        self._words.labels(kind).inc()
+        self._of(self._words, kind).inc()
 
     def refused(self, field: str) -> None:
-        self._refused.labels(field).inc()
+        self._of(self._refused, field).inc()
 
     def dropped(self, reason: str) -> None:
-        self._dropped.labels(reason).inc()
+        self._of(self._dropped, reason).inc()
 
     def round(self, report: RoundReport) -> None:
         self._round.set(report.round + 1)
-        self._rounds.labels(report.close_reason).inc()
+        self._of(self._rounds, report.close_reason).inc()
         self._samples.inc(report.num_samples)
         if report.num_samples:
             self._loss.set(report.loss_sum / report.num_samples)
@@ -114,7 +127,7 @@ class PeerMetrics:
         self._round_seconds.observe(report.timing.total)
         self._exchange_seconds.observe(report.timing.exchanging)
         for reason in report.lost.values():
-            self._lost.labels(reason).inc()
+            self._of(self._lost, reason).inc()
 
     def trainer(self, seconds_computing: float, seconds_idle: float) -> None:
         """Totals since the start."""
@@ -127,6 +140,6 @@ class PeerMetrics:
         """Totals since the start, by neighbour."""
         for peer, moved in traffic.items():
             sent, received = self._moved.get(peer, (0, 0))
-            self._sent.labels(str(peer)).inc(max(moved.bytes_sent - sent, 0))
-            self._received.labels(str(peer)).inc(max(moved.bytes_received - received, 0))
+            self._of(self._sent, str(peer)).inc(max(moved.bytes_sent - sent, 0))
+            self._of(self._received, str(peer)).inc(max(moved.bytes_received - received, 0))
             self._moved[peer] = (moved.bytes_sent, moved.bytes_received)

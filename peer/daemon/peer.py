@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
 from peer.metrics import PeerMetrics
-from peer.training.accumulator import InFlight
+from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
 from peer.transport.base import ExchangeKey, Transport
@@ -68,6 +69,7 @@ class Peer:
         self._started_at: float | None = None
         self._ended_at: float | None = None
         self._trainer_stopped = False
+        self._verdicts: Counter[str] = Counter()  # of chunks; written by the trainer's thread alone
         self._released = asyncio.Event()
         self._wanted: set[int] = set()
         self._addresses: Mapping[int, str] = {}
@@ -255,14 +257,18 @@ class Peer:
     # the trainer's thread speaks here
 
     def _from_trainer(self, event: ChunkEvent) -> None:
-        self._loop.call_soon_threadsafe(self._on_chunk, event)
+        """On that thread. The loop is woken by what may change something there: a chunk in the middle of a round does not, unless the
+        round waits for the one in flight."""
+        if event.verdict is not None:
+            self._verdicts[str(event.verdict)] += 1
+        drains = self.config.in_flight == "drain"
+        if event.quota_done or drains or event.verdict is not Verdict.COUNTED:
+            self._loop.call_soon_threadsafe(self._on_chunk, event)
 
     def _on_chunk(self, event: ChunkEvent) -> None:
         if event.error is not None:
             self._die(self._fatal_of(event.error))
         else:
-            assert event.verdict is not None
-            self.metrics.chunk(str(event.verdict))
             in_a_row = event.nonfinite_in_a_row
             if in_a_row >= self.config.nonfinite_limit:
                 self._die(
@@ -294,6 +300,7 @@ class Peer:
 
     def _count(self) -> None:
         self.metrics.trainer(*self._parts.trainer.seconds)
+        self.metrics.chunks(self._verdicts.copy())
         if self._transport is not None:
             self.metrics.traffic(self._transport.traffic())
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchang
 from peer.gossip.round import RoundReport, Timing, advance
 from peer.training.accumulator import InFlight
 from peer.training.trainer import Trainer
-from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Transport
+from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Outcome, Transport
 from topology import Schedule
 
 INLINE = 1 << 18  # elements times passes over them up to which the work is shorter than handing it to another thread
@@ -82,12 +82,13 @@ class RoundPlayer:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="grapevine-math")
         self._loop = asyncio.get_running_loop()
         self._origin = self._loop.time()
-        self._stop: asyncio.Future[None] = self._loop.create_future()
+        self._stop = False
+        self._settled = asyncio.Event()  # wakes who waits for exchanges
 
     def request_stop(self) -> None:
         """End the current round as soon as possible; `play` raises Stopped."""
-        if not self._stop.done():
-            self._stop.set_result(None)
+        self._stop = True
+        self._settled.set()
         self._said.stirred.set()
 
     @property
@@ -208,7 +209,7 @@ class RoundPlayer:
             timer.cancel()
 
     def _check_stop(self) -> None:
-        if self._stop.done():
+        if self._stop:
             raise Stopped
 
     # Exchange
@@ -262,18 +263,26 @@ class RoundPlayer:
         closed_at = self._loop.time()
         typical = self.ledger.typical_round_seconds
         until = {peer: closed_at + self._patience(peer, typical) for peer, h in handles.items() if not h.outcome.done()}
-        given_up: set[int] = set()
-        while pending := {peer for peer in until if not handles[peer].outcome.done()}:
+        waiting = len(until)
+
+        def one_less(_: asyncio.Future[Outcome]) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                self._settled.set()
+
+        for peer in until:
+            handles[peer].outcome.add_done_callback(one_less)
+        while waiting:
+            self._settled.clear()
             now = self._loop.time()
-            for peer in sorted(pending - given_up):
-                if self._stop.done() or now >= until[peer]:
-                    handles[peer].give_up(LossReason.LEFT if self._stop.done() else LossReason.DEADLINE)
-                    given_up.add(peer)
-            waiting: list[asyncio.Future[Any]] = [handles[peer].outcome for peer in pending]
-            if not self._stop.done():
-                waiting.append(self._stop)
-            left = [until[peer] - now for peer in pending - given_up]
-            await asyncio.wait(waiting, timeout=min(left, default=None), return_when=asyncio.FIRST_COMPLETED)
+            for peer in [j for j in sorted(until) if self._stop or now >= until[j]]:
+                handles[peer].give_up(LossReason.LEFT if self._stop else LossReason.DEADLINE)
+                del until[peer]
+            timer = self._loop.call_at(min(until.values()), self._settled.set) if until else None
+            await self._settled.wait()
+            if timer is not None:
+                timer.cancel()
 
     def _patience(self, peer: int, typical_round_seconds: float) -> float:
         if self._algorithm.delivery is Delivery.EVERY_MESSAGE:

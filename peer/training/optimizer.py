@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peer.training.flat import Layout
 from peer.training.task import Task
@@ -20,13 +20,17 @@ class MasterOptimizer:
 
     x may be a FlatModel's vector or any float32 vector of the layout; no module is needed. Momenta start at zero and
     are the only memory beside x (plain SGD: none).
+
+    The built-in optimisers do the same to every entry, so all parameters are one tensor to them: the same bits, and a third of the time
+    where the model is small. A task with an optimiser of its own is given its parameters by name.
     """
 
     def __init__(self, task: Task, layout: Layout, x: Tensor, name: str = "sgd", lr: float = 0.1) -> None:
         self._task = task
         self._layout = layout
         self._x = x
-        named = layout.parameters(x)
+        alike = type(task).optimizer is Task.optimizer
+        named = {"": nn.Parameter(x[: layout.num_params])} if alike else layout.parameters(x)
         self._params = list(named.values())
         self._sizes = [p.numel() for p in self._params]
         self._optimizer = task.optimizer(named, name, lr)
