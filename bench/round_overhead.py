@@ -166,7 +166,7 @@ def side_by_side(count: int, start: Callable[[int, Connection], tuple[Callable[.
     for i in range(count):
         here, there = spawn.Pipe()
         work, arguments = start(i, there)
-        processes.append(spawn.Process(target=work, args=arguments))
+        processes.append(spawn.Process(target=work, args=arguments, daemon=True))
         processes[-1].start()
         there.close()
         lines.append(here)

@@ -22,7 +22,8 @@ class MasterOptimizer:
     are the only memory beside x (plain SGD: none).
 
     The built-in optimisers do the same to every entry, so all parameters are one tensor to them: the same bits, and a third of the time
-    where the model is small. A task with an optimiser of its own is given its parameters by name.
+    where the model is small. Plain SGD is done here, as torch does it: one addition. A task with an optimiser of its own is given its
+    parameters by name.
     """
 
     def __init__(self, task: Task, layout: Layout, x: Tensor, name: str = "sgd", lr: float = 0.1) -> None:
@@ -34,6 +35,7 @@ class MasterOptimizer:
         self._params = list(named.values())
         self._sizes = [p.numel() for p in self._params]
         self._optimizer = task.optimizer(named, name, lr)
+        self._plain = alike and name == "sgd"
         self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     @torch.no_grad()
@@ -43,18 +45,19 @@ class MasterOptimizer:
         for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base * factor
         num_params = self._layout.num_params
-        for param, part in zip(self._params, torch.split(gradient[:num_params], self._sizes), strict=True):
-            param.grad = part.view(param.shape)
-        if _is_plain_sgd(self._optimizer):
-            for group in self._optimizer.param_groups:
-                for param in group["params"]:
-                    param.add_(param.grad, alpha=-group["lr"])
+        if self._plain:
+            self._x[:num_params].add_(gradient[:num_params], alpha=-self._base_lrs[0] * factor)
         else:
-            self._optimizer.step()
-        for param in self._params:
-            param.grad = None  # the caller reuses the gradient's memory
+            self._step(gradient[:num_params])
         if self._layout.num_buffers:
             self._x[num_params:] -= gradient[num_params:]
+
+    def _step(self, gradient: Tensor) -> None:
+        for param, part in zip(self._params, torch.split(gradient, self._sizes), strict=True):
+            param.grad = part.view(param.shape)
+        self._optimizer.step()
+        for param in self._params:
+            param.grad = None  # the caller reuses the gradient's memory
 
     def state_dict(self) -> dict[str, Any]:
         """The torch optimiser's state, for a checkpoint; its tensors are the live ones, so write them before the next step."""
@@ -63,14 +66,3 @@ class MasterOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; x is restored by its owner. The configured learning rate is kept."""
         self._optimizer.load_state_dict(copy.deepcopy(state))
-
-
-def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step is p -= lr * g and nothing else. Of a small model's, torch.optim's own checks and hooks take nine tenths."""
-    hooked = "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    if type(optimizer) is not torch.optim.SGD or hooked:
-        return False
-    return not any(group[name] for group in optimizer.param_groups for name in _MORE_THAN_PLAIN)
-
-
-_MORE_THAN_PLAIN = ("momentum", "weight_decay", "nesterov", "maximize", "foreach", "differentiable", "fused")

@@ -122,6 +122,26 @@ def test_state_round_trip_continues_identically(name: str) -> None:
     assert torch.equal(x, saved)
 
 
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_all_parameters_as_one_tensor_are_the_same_bits_as_by_name(name: str) -> None:
+    class ByName(DigitsMLP):
+        def optimizer(self, params: Mapping[str, nn.Parameter], name: str, lr: float) -> Optimizer:
+            return super().optimizer(params, name, lr)
+
+    layout = FlatModel(build_model(DigitsMLP(), seed=0)).layout
+    rng = torch.Generator().manual_seed(0)
+    ends = [torch.randn(layout.dim, generator=rng)]
+    ends.append(ends[0].clone())
+    masters = [
+        MasterOptimizer(task, layout, x, name, 0.01) for task, x in zip((DigitsMLP(), ByName()), ends, strict=True)
+    ]
+    for _ in range(10):
+        gradient = torch.randn(layout.dim, generator=rng)
+        for master in masters:
+            master.step(gradient, 0)
+    assert torch.equal(*ends)
+
+
 def test_plain_sgd_keeps_no_state() -> None:
     task = load_task("digits")
     layout = FlatModel(build_model(task, seed=0)).layout
