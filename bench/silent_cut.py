@@ -131,12 +131,15 @@ async def ask_for_ever() -> None:
             await asyncio.sleep(0.1)
 
 
-def measure(seconds: float) -> dict[str, object]:
+def measure(seconds: float, *, reference: bool) -> dict[str, object]:
     with ExitStack() as stack:
         wire = stack.enter_context(Wire().up())
         peers = [stack.enter_context(peer(wire, number).living()) for number in (0, 1)]
-        plain = stack.enter_context(Told(wire.hosts[0], sys.executable, __file__, "--plain").living())
-        for told, words in ((peers[0], "training"), (peers[1], "training"), (plain, "answered")):
+        waited_for = [(told, "training") for told in peers]
+        if reference:
+            plain = stack.enter_context(Told(wire.hosts[0], sys.executable, __file__, "--plain").living())
+            waited_for.append((plain, "answered"))
+        for told, words in waited_for:
             if told.when(words, 0.0, time.monotonic() + 60) is None:
                 raise SystemExit(f"it never said {words!r}: {told.lines}")
         cut_at = time.monotonic()
@@ -150,7 +153,7 @@ def measure(seconds: float) -> dict[str, object]:
             "cut_seconds": seconds,
             "noticed_seconds": noticed,
             "again_seconds": again,
-            "plain_channel_again_seconds": plain.when("answered", healed_at, HEALED_WITHIN),
+            "plain_channel_again_seconds": plain.when("answered", healed_at, HEALED_WITHIN) if reference else None,
         }
 
 
@@ -158,10 +161,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="How long the cut lasts")
     parser.add_argument("--plain", action="store_true", help="Be the reference; started by this bench itself")
+    parser.add_argument("--no-reference", action="store_true", help="The peers only")
     a = parser.parse_args()
     if a.plain:
         asyncio.run(ask_for_ever())
-    print(json.dumps(measure(a.seconds)))
+    print(json.dumps(measure(a.seconds, reference=not a.no_reference)))
 
 
 if __name__ == "__main__":

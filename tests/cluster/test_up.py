@@ -47,9 +47,9 @@ def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def warm(*words: str) -> Iterator[Warm]:
+def warm(*words: str, **environment: str) -> Iterator[Warm]:
     """The same, without the imports."""
-    process = Warm(words)
+    process = Warm(words, **environment)
     try:
         yield process
     finally:
@@ -378,7 +378,7 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
     first = [*common, "--peer", "0", "--listen", f"127.0.0.1:{ports[0]}", "--metrics-port", str(metrics_port)]
     with warm(*first, "--report", str(tmp_path / "0.json")) as zero:
         wait_for(zero, "waiting for the others")
-        with started(*common, "--listen", f"127.0.0.1:{ports[1]}", "--metrics-port", "-1", RANK="1") as one:
+        with warm(*common, "--listen", f"127.0.0.1:{ports[1]}", "--metrics-port", "-1", RANK="1") as one:
             wait_for(zero, "training")
             status = subprocess.run(
                 [sys.executable, "-m", "peer", "status", f"127.0.0.1:{ports[0]}", "--json"],
@@ -389,7 +389,7 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
             )
             with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
                 metrics = scrape.read().decode()
-            one.terminate()
+            one.send_signal(signal.SIGTERM)
             zero.send_signal(signal.SIGINT)
             ends = [peer.communicate(timeout=DONE_WITHIN) for peer in (zero, one)]
             assert (zero.returncode, one.returncode) == (0, 0), ends

@@ -22,10 +22,10 @@ from peer.cluster.forkserver import context
 class Warm:
     """A started command. Has what the tests use of subprocess.Popen."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], **environment: str) -> None:
         out, their_out = socket.socketpair()
         err, their_err = socket.socketpair()
-        self._process = context().Process(target=_enter, args=(list(words), their_out, their_err))
+        self._process = context().Process(target=_enter, args=(list(words), environment, their_out, their_err))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -62,8 +62,9 @@ def _text(end: socket.socket) -> TextIO:
         return end.makefile("r")
 
 
-def _enter(words: list[str], out: socket.socket, err: socket.socket) -> None:
+def _enter(words: list[str], environment: dict[str, str], out: socket.socket, err: socket.socket) -> None:
     os.setsid()
+    os.environ.update(environment)
     for end, number in ((out, 1), (err, 2)):
         os.dup2(end.fileno(), number)
         end.close()
