@@ -39,13 +39,11 @@ START_AFTER: Final = 4.0
 """Seconds that a run lasts before the assistant is started, which takes some seconds of a core: short runs are better off alone."""
 AT_ONCE: Final = 3
 """Requests with the assistant: the one it computes, and enough to go on with until the simulation looks again."""
-PATIENCE: Final = 60.0
-"""Seconds after which an assistant that says nothing is believed to be stuck."""
 SLOT_BYTES: Final = 1 << 28
 MOST_SLOTS: Final = 64
 
 _ASK = struct.Struct("=qq")  # slot, number of samples
-_ANSWER = struct.Struct("=qdq")  # slot, sum of the losses, whether all is finite
+_ANSWER = struct.Struct("=qdqd")  # slot, sum of the losses, whether all is finite, processor seconds
 _READY: Final = -1  # as a slot: the assistant has begun
 
 
@@ -56,6 +54,11 @@ def is_of_use(task: Task) -> bool:
         return False
     alone = multiprocessing.parent_process() is None
     return alone and len(os.sched_getaffinity(0)) > 1 and torch.get_num_threads() == 1
+
+
+def is_busy() -> bool:
+    """Whether others use the cores, so that a second process would only get in the way of the first."""
+    return os.getloadavg()[0] > len(os.sched_getaffinity(0)) - 0.5
 
 
 class Slots:
@@ -100,18 +103,13 @@ class Assistant:
         self._waiting: deque[Request] = deque()
         self._sent: dict[int, Request] = {}
         self._lent: int | None = None
+        self._typical = 0.0  # processor seconds of the last gradient
         self._ready = self._over = False
 
     def ask(self, params: Tensor, indices: Indices) -> Request | None:
         """This gradient will be needed. None: nobody computes it."""
-        if self._over or (self._process is None and time.monotonic() < self._start_at):
+        if self._over or (self._process is None and not self._starts()):
             return None
-        if self._process is None:
-            try:
-                self._start()
-            except OSError:  # no memory, no process, not allowed: then without
-                self._over = True
-                return None
         request = Request(params, indices)
         self._waiting.append(request)
         self._collect()
@@ -120,8 +118,12 @@ class Assistant:
     def take(self, request: Request) -> Chunk | None:
         """The gradient, valid until the next call; None if it is still to be computed, which the caller does."""
         self._collect()
-        while request.slot in self._sent and not self._over:
-            self._collect(wait=True)
+        if request.slot in self._sent:
+            # Wait as long as computing it would take, and no longer: who knows what the other core does.
+            until = time.monotonic() + self._typical
+            while request.slot in self._sent and (left := until - time.monotonic()) > 0:
+                select.select([self._answers_end], [], [], left)
+                self._collect()
         if request.chunk is None:
             request.dropped = True
         else:
@@ -145,6 +147,19 @@ class Assistant:
         os.close(self._requests_end)
         os.close(self._answers_end)
 
+    def _starts(self) -> bool:
+        """Now, or not yet."""
+        if time.monotonic() < self._start_at:
+            return False
+        if is_busy():
+            self._start_at = time.monotonic() + START_AFTER
+            return False
+        try:
+            self._start()
+        except OSError:  # no memory, no process, not allowed: then without
+            self._over = True
+        return not self._over
+
     def _start(self) -> None:
         requests, self._requests_end = os.pipe()
         self._answers_end, answers = os.pipe()
@@ -154,7 +169,7 @@ class Assistant:
         told = json.dumps([self._task, self._seed, self._num_slots, self._samples, requests, answers, memory])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "peer.sim.assistant", told],
+            [sys.executable, "-P", "-m", "peer.sim.assistant", told],  # -P: the same modules as here, not the folder's
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too, where it is told
@@ -166,7 +181,7 @@ class Assistant:
             os.close(end)
         os.set_blocking(self._answers_end, False)
 
-    def _collect(self, *, wait: bool = False) -> None:
+    def _collect(self) -> None:
         """Take what the assistant has done, and give it something to do. The last gradient that was taken is no longer valid."""
         if self._over:
             return
@@ -174,16 +189,13 @@ class Assistant:
             self._free.append(self._lent)
             self._lent = None
         try:
-            if wait and not select.select([self._answers_end], [], [], PATIENCE)[0]:
-                self._give_up()
-                return
             answers = os.read(self._answers_end, 64 * _ANSWER.size)
         except BlockingIOError:
             answers = None
         if answers == b"":
             self._give_up()
             return
-        for slot, loss_sum, finite in _ANSWER.iter_unpack(answers or b""):
+        for slot, loss_sum, finite, self._typical in _ANSWER.iter_unpack(answers or b""):
             if slot == _READY:
                 self._ready = True
             else:
@@ -231,13 +243,14 @@ def serve(told: str) -> None:
     model = FlatModel(build_model(task, seed))
     computer = ChunkComputer(task, model, task.train_data())
     slots = Slots(memory, num_slots, model.layout.dim, samples)
-    os.write(answers, _ANSWER.pack(_READY, math.nan, 0))
+    os.write(answers, _ANSWER.pack(_READY, math.nan, 0, 0.0))
     while len(asked := os.read(requests, _ASK.size)) == _ASK.size:
         slot, num_samples = _ASK.unpack(asked)
+        began = time.process_time()
         computer.load(slots.params[slot])
         chunk = computer.compute(slots.indices[slot, :num_samples])
         slots.gradients[slot].copy_(chunk.gradient)
-        os.write(answers, _ANSWER.pack(slot, chunk.loss_sum, chunk.finite))
+        os.write(answers, _ANSWER.pack(slot, chunk.loss_sum, chunk.finite, time.process_time() - began))
 
 
 def _told(told: str) -> tuple[str, int, int, int, int, int, int]:
