@@ -24,6 +24,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -33,7 +34,7 @@ from torch import Tensor
 from peer.training.chunk import Chunk, ChunkComputer
 from peer.training.data import Indices
 from peer.training.flat import FlatModel
-from peer.training.task import Task, build_model, load_task
+from peer.training.task import BUILT_IN, Task, build_model, load_task
 
 START_AFTER: Final = 4.0
 """Seconds that a run lasts before the assistant is started, which takes some seconds of a core: short runs are better off alone."""
@@ -45,6 +46,12 @@ MOST_SLOTS: Final = 64
 _ASK = struct.Struct("=qq")  # slot, number of samples
 _ANSWER = struct.Struct("=qdqd")  # slot, sum of the losses, whether all is finite, processor seconds
 _READY: Final = -1  # as a slot: the assistant has begun
+
+
+#: The program itself comes from where this file lies, and then a task from where the simulation would have found it.
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from peer.sim.assistant import serve; serve(sys.argv[2])"
+)
 
 
 def is_of_use(task: Task) -> bool:
@@ -59,6 +66,11 @@ def is_of_use(task: Task) -> bool:
 def is_busy() -> bool:
     """Whether others use the cores, so that a second process would only get in the way of the first."""
     return os.getloadavg()[0] > len(os.sched_getaffinity(0)) - 0.5
+
+
+def source_of(task: str) -> str | None:
+    """The file that a task has been loaded from."""
+    return getattr(sys.modules.get(BUILT_IN.get(task, task).partition(":")[0]), "__file__", None)
 
 
 class Slots:
@@ -166,14 +178,14 @@ class Assistant:
         memory = os.memfd_create("grapevine")
         self._slots = Slots(memory, self._num_slots, self._dim, self._samples)
         self._free = list(range(self._num_slots))
-        told = json.dumps([self._task, self._seed, self._num_slots, self._samples, requests, answers, memory])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        numbers = [self._seed, self._num_slots, self._samples, requests, answers, memory]
+        told = json.dumps([sys.path, self._task, source_of(self._task), *numbers])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "peer.sim.assistant", told],  # -P: the same modules as here, not the folder's
+            [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[2]), told],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too, where it is told
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             pass_fds=(requests, answers, memory),
             process_group=0,  # ctrl-C is for the simulation
         )
@@ -237,9 +249,12 @@ class Assistant:
 
 def serve(told: str) -> None:
     """The assistant's side: compute what comes, until nothing can come any more."""
-    name, seed, num_slots, samples, requests, answers, memory = _told(told)
+    sys.path[:], name, source, *numbers = json.loads(told)
+    seed, num_slots, samples, requests, answers, memory = numbers
     torch.set_num_threads(1)
     task = load_task(name, check=False)
+    if source_of(name) != source:
+        return  # another of the same name
     model = FlatModel(build_model(task, seed))
     computer = ChunkComputer(task, model, task.train_data())
     slots = Slots(memory, num_slots, model.layout.dim, samples)
@@ -251,13 +266,3 @@ def serve(told: str) -> None:
         chunk = computer.compute(slots.indices[slot, :num_samples])
         slots.gradients[slot].copy_(chunk.gradient)
         os.write(answers, _ANSWER.pack(slot, chunk.loss_sum, chunk.finite, time.process_time() - began))
-
-
-def _told(told: str) -> tuple[str, int, int, int, int, int, int]:
-    name, *numbers = json.loads(told)
-    seed, num_slots, samples, requests, answers, memory = map(int, numbers)
-    return str(name), seed, num_slots, samples, requests, answers, memory
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])

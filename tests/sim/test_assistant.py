@@ -36,6 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def assistant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Assistant]:
+    load_task("digits")
     monkeypatch.setattr(module, "is_busy", lambda: False)
     made = Assistant("digits", 0, DIM, 16, start_after=0.0)
     yield made
@@ -99,7 +100,7 @@ def test_it_computes_the_same_bits_until_it_dies(assistant: Assistant) -> None:
 def test_it_ends_when_the_simulation_is_killed() -> None:
     program = (
         "import time, torch, numpy as np; from peer.sim import assistant; from peer.sim.assistant import Assistant\n"
-        "assistant.is_busy = lambda: False\n"
+        "from peer.training.task import load_task; load_task('digits'); assistant.is_busy = lambda: False\n"
         f"made = Assistant('digits', 0, {DIM}, 16, start_after=0.0); made.ask(torch.zeros({DIM}), np.arange(4))\n"
         "print(made._process.pid, flush=True); time.sleep(60)"
     )
