@@ -135,9 +135,10 @@ def mix_(
     squares = 0.0
     for start in range(0, params.numel(), PIECE):
         piece = params[start : start + PIECE]
+        difference = torch.empty_like(piece)
         theirs = [vectors[j][start : start + PIECE] for j in order]
         for x in theirs:
-            difference = x - piece
+            torch.sub(x, piece, out=difference)
             squares += float(torch.dot(difference, difference))
         piece.mul_(self_weight)
         for j, x in zip(order, theirs, strict=True):

@@ -24,6 +24,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -33,20 +34,24 @@ from torch import Tensor
 from peer.training.chunk import Chunk, ChunkComputer
 from peer.training.data import Indices
 from peer.training.flat import FlatModel
-from peer.training.task import Task, build_model, load_task
+from peer.training.task import BUILT_IN, Task, build_model, load_task
 
 START_AFTER: Final = 4.0
 """Seconds that a run lasts before the assistant is started, which takes some seconds of a core: short runs are better off alone."""
 AT_ONCE: Final = 3
 """Requests with the assistant: the one it computes, and enough to go on with until the simulation looks again."""
-PATIENCE: Final = 60.0
-"""Seconds after which an assistant that says nothing is believed to be stuck."""
 SLOT_BYTES: Final = 1 << 28
 MOST_SLOTS: Final = 64
 
 _ASK = struct.Struct("=qq")  # slot, number of samples
-_ANSWER = struct.Struct("=qdq")  # slot, sum of the losses, whether all is finite
+_ANSWER = struct.Struct("=qdqd")  # slot, sum of the losses, whether all is finite, processor seconds
 _READY: Final = -1  # as a slot: the assistant has begun
+
+
+#: The program itself comes from where this file lies, and then a task from where the simulation would have found it.
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from peer.sim.assistant import serve; serve(sys.argv[2])"
+)
 
 
 def is_of_use(task: Task) -> bool:
@@ -56,6 +61,16 @@ def is_of_use(task: Task) -> bool:
         return False
     alone = multiprocessing.parent_process() is None
     return alone and len(os.sched_getaffinity(0)) > 1 and torch.get_num_threads() == 1
+
+
+def is_busy() -> bool:
+    """Whether others use the cores, so that a second process would only get in the way of the first."""
+    return os.getloadavg()[0] > len(os.sched_getaffinity(0)) - 0.5
+
+
+def source_of(task: str) -> str | None:
+    """The file that a task has been loaded from."""
+    return getattr(sys.modules.get(BUILT_IN.get(task, task).partition(":")[0]), "__file__", None)
 
 
 class Slots:
@@ -100,18 +115,13 @@ class Assistant:
         self._waiting: deque[Request] = deque()
         self._sent: dict[int, Request] = {}
         self._lent: int | None = None
+        self._typical = 0.0  # processor seconds of the last gradient
         self._ready = self._over = False
 
     def ask(self, params: Tensor, indices: Indices) -> Request | None:
         """This gradient will be needed. None: nobody computes it."""
-        if self._over or (self._process is None and time.monotonic() < self._start_at):
+        if self._over or (self._process is None and not self._starts()):
             return None
-        if self._process is None:
-            try:
-                self._start()
-            except OSError:  # no memory, no process, not allowed: then without
-                self._over = True
-                return None
         request = Request(params, indices)
         self._waiting.append(request)
         self._collect()
@@ -120,8 +130,12 @@ class Assistant:
     def take(self, request: Request) -> Chunk | None:
         """The gradient, valid until the next call; None if it is still to be computed, which the caller does."""
         self._collect()
-        while request.slot in self._sent and not self._over:
-            self._collect(wait=True)
+        if request.slot in self._sent:
+            # Wait as long as computing it would take, and no longer: who knows what the other core does.
+            until = time.monotonic() + self._typical
+            while request.slot in self._sent and (left := until - time.monotonic()) > 0:
+                select.select([self._answers_end], [], [], left)
+                self._collect()
         if request.chunk is None:
             request.dropped = True
         else:
@@ -145,20 +159,33 @@ class Assistant:
         os.close(self._requests_end)
         os.close(self._answers_end)
 
+    def _starts(self) -> bool:
+        """Now, or not yet."""
+        if time.monotonic() < self._start_at:
+            return False
+        if is_busy():
+            self._start_at = time.monotonic() + START_AFTER
+            return False
+        try:
+            self._start()
+        except OSError:  # no memory, no process, not allowed: then without
+            self._over = True
+        return not self._over
+
     def _start(self) -> None:
         requests, self._requests_end = os.pipe()
         self._answers_end, answers = os.pipe()
         memory = os.memfd_create("grapevine")
         self._slots = Slots(memory, self._num_slots, self._dim, self._samples)
         self._free = list(range(self._num_slots))
-        told = json.dumps([self._task, self._seed, self._num_slots, self._samples, requests, answers, memory])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        numbers = [self._seed, self._num_slots, self._samples, requests, answers, memory]
+        told = json.dumps([sys.path, self._task, source_of(self._task), *numbers])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "peer.sim.assistant", told],
+            [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[2]), told],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what goes wrong there goes wrong here too, where it is told
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             pass_fds=(requests, answers, memory),
             process_group=0,  # ctrl-C is for the simulation
         )
@@ -166,7 +193,7 @@ class Assistant:
             os.close(end)
         os.set_blocking(self._answers_end, False)
 
-    def _collect(self, *, wait: bool = False) -> None:
+    def _collect(self) -> None:
         """Take what the assistant has done, and give it something to do. The last gradient that was taken is no longer valid."""
         if self._over:
             return
@@ -174,16 +201,13 @@ class Assistant:
             self._free.append(self._lent)
             self._lent = None
         try:
-            if wait and not select.select([self._answers_end], [], [], PATIENCE)[0]:
-                self._give_up()
-                return
             answers = os.read(self._answers_end, 64 * _ANSWER.size)
         except BlockingIOError:
             answers = None
         if answers == b"":
             self._give_up()
             return
-        for slot, loss_sum, finite in _ANSWER.iter_unpack(answers or b""):
+        for slot, loss_sum, finite, self._typical in _ANSWER.iter_unpack(answers or b""):
             if slot == _READY:
                 self._ready = True
             else:
@@ -225,26 +249,20 @@ class Assistant:
 
 def serve(told: str) -> None:
     """The assistant's side: compute what comes, until nothing can come any more."""
-    name, seed, num_slots, samples, requests, answers, memory = _told(told)
+    sys.path[:], name, source, *numbers = json.loads(told)
+    seed, num_slots, samples, requests, answers, memory = numbers
     torch.set_num_threads(1)
     task = load_task(name, check=False)
+    if source_of(name) != source:
+        return  # another of the same name
     model = FlatModel(build_model(task, seed))
     computer = ChunkComputer(task, model, task.train_data())
     slots = Slots(memory, num_slots, model.layout.dim, samples)
-    os.write(answers, _ANSWER.pack(_READY, math.nan, 0))
+    os.write(answers, _ANSWER.pack(_READY, math.nan, 0, 0.0))
     while len(asked := os.read(requests, _ASK.size)) == _ASK.size:
         slot, num_samples = _ASK.unpack(asked)
+        began = time.process_time()
         computer.load(slots.params[slot])
         chunk = computer.compute(slots.indices[slot, :num_samples])
         slots.gradients[slot].copy_(chunk.gradient)
-        os.write(answers, _ANSWER.pack(slot, chunk.loss_sum, chunk.finite))
-
-
-def _told(told: str) -> tuple[str, int, int, int, int, int, int]:
-    name, *numbers = json.loads(told)
-    seed, num_slots, samples, requests, answers, memory = map(int, numbers)
-    return str(name), seed, num_slots, samples, requests, answers, memory
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
+        os.write(answers, _ANSWER.pack(slot, chunk.loss_sum, chunk.finite, time.process_time() - began))

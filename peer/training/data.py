@@ -18,6 +18,8 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from peer.training.task import Task, nearest, num_samples
 from topology.randomness import stable_seed
 
+SHUFFLED_AHEAD = 64  # samples
+
 Indices: TypeAlias = NDArray[np.int64]
 
 
@@ -123,6 +125,7 @@ class SampleStream:
         self._peer = peer
         self._chunk_samples = chunk_samples
         self._returned: list[Indices] = []
+        self._orders: dict[int, Indices] = {}
         self.seek(0)
 
     @property
@@ -155,7 +158,14 @@ class SampleStream:
         self._returned.append(indices)
 
     def _shuffled(self) -> Indices:
-        order = permutation(generator(self._seed, "samples", self._peer, self._pass), len(self._indices))
+        if self._pass not in self._orders:
+            # A peer of hundreds has few samples and begins a pass several times a round: several at once cost less.
+            ahead = range(self._pass, self._pass + 1 + SHUFFLED_AHEAD // len(self._indices))
+            self._orders = {number: self._order_of(number) for number in ahead}
+        return self._orders[self._pass]
+
+    def _order_of(self, number: int) -> Indices:
+        order = permutation(generator(self._seed, "samples", self._peer, number), len(self._indices))
         return self._indices[order]
 
 

@@ -35,7 +35,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def assistant() -> Iterator[Assistant]:
+def assistant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Assistant]:
+    load_task("digits")
+    monkeypatch.setattr(module, "is_busy", lambda: False)
     made = Assistant("digits", 0, DIM, 16, start_after=0.0)
     yield made
     made.close()
@@ -97,7 +99,8 @@ def test_it_computes_the_same_bits_until_it_dies(assistant: Assistant) -> None:
 @pytest.mark.processes
 def test_it_ends_when_the_simulation_is_killed() -> None:
     program = (
-        "import time, torch, numpy as np; from peer.sim.assistant import Assistant\n"
+        "import time, torch, numpy as np; from peer.sim import assistant; from peer.sim.assistant import Assistant\n"
+        "from peer.training.task import load_task; load_task('digits'); assistant.is_busy = lambda: False\n"
         f"made = Assistant('digits', 0, {DIM}, 16, start_after=0.0); made.ask(torch.zeros({DIM}), np.arange(4))\n"
         "print(made._process.pid, flush=True); time.sleep(60)"
     )
@@ -173,6 +176,13 @@ def test_a_simulation_with_it_ends_with_the_same_bits(
     assert isinstance(within, Within)
     assert within.taken > 0
     assert within.dropped > 0 or scenario == "one-4x"
+
+
+def test_it_is_not_started_while_others_use_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_busy", lambda: True)
+    assistant = Assistant("digits", 0, DIM, 16, start_after=0.0)
+    assert assistant.ask(torch.zeros(DIM), np.arange(4)) is None
+    assert assistant._process is None
 
 
 def test_it_is_not_used_where_gradients_depend_on_more_than_parameters_and_samples() -> None:
