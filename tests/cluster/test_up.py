@@ -347,8 +347,8 @@ def test_a_peer_stopped_for_a_while_comes_back_with_its_edges(tmp_path: Path) ->
 
 
 def free_block(number: int) -> int:
-    """The first of so many free ports in a row."""
-    for first in range(20_000, 30_000, number):
+    """The first of so many free ports in a row, below those that the system hands out; each test process looks elsewhere first."""
+    for first in range(20_000 + os.getpid() % 1000 * 8, 30_000, number):
         with ExitStack() as held:
             try:
                 for port in range(first, first + number):
@@ -438,10 +438,10 @@ def test_a_peer_that_never_appears_is_exit_code_four() -> None:
 
 
 def test_a_metrics_port_that_is_taken_ends_the_cluster_in_one_sentence(grapevine: Grapevine) -> None:
+    port = free_block(3) + 1
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         done = grapevine("up", "--peers", "3", "--metrics-port", str(port - 1))
         assert done.code == 3
         assert f"127.0.0.1:{port}" in done.err
