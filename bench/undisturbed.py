@@ -1,4 +1,5 @@
-"""What exchange costs training: throughput of two peers' trainers beside 100 MB both ways, with the trainer in a thread or a process.
+"""What exchange costs training: throughput of two peers' trainers beside 100 MB both ways, with the trainer in a thread or a process, and
+the vectors over gRPC or a socket beside it.
 
     python bench/undisturbed.py [--seconds 6] [--repeats 3] [--megabytes 100] [--out bench/results/undisturbed.json]
 
@@ -41,7 +42,8 @@ from peer.training.stragglers import Slowness
 from peer.training.task import build_model, load_task
 from peer.training.trainer import Computer, Trainer
 from peer.transport.base import ExchangeKey, Identity
-from peer.transport.grpc import GrpcTransport
+from peer.transport.grpc import GrpcOptions, GrpcTransport
+from peer.transport.handshake import DataPlane
 from peer.wire import gossip_pb2 as wire
 
 TASKS = {"CNN": ("digits-cnn", 0.025), "MLP": ("digits", 0.001)}
@@ -103,7 +105,14 @@ def computer_of(name: str, where: str) -> Computer:
 
 
 def peer(
-    number: int, ports: list[int], name: str, where: str, samples: int, a: argparse.Namespace, told: Connection
+    number: int,
+    ports: list[int],
+    name: str,
+    where: str,
+    plane: str,
+    samples: int,
+    a: argparse.Namespace,
+    told: Connection,
 ) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
@@ -118,16 +127,21 @@ def peer(
         0.0,
         lambda event: None,
     )
-    told.send(run_loop(beside(number, ports, trainer, model.vector, a)))
+    told.send(run_loop(beside(number, ports, plane, trainer, model.vector, a)))
     trainer.stop(10.0)
 
 
 async def beside(
-    number: int, ports: list[int], trainer: Trainer, params: Tensor, a: argparse.Namespace
+    number: int, ports: list[int], plane: str, trainer: Trainer, params: Tensor, a: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Every load in turn, `repeats` times: samples and exchanges a second, and the longest lag."""
     observed = Observed()
-    transport = GrpcTransport(Identity("bench", number, 2, "", {}), f"127.0.0.1:{ports[number]}", service=observed)
+    transport = GrpcTransport(
+        Identity("bench", number, 2, "", {}),
+        f"127.0.0.1:{ports[number]}",
+        service=observed,
+        options=GrpcOptions(data_plane=DataPlane(plane)),
+    )
     await transport.start(observed)
     transport.connect({1: f"127.0.0.1:{ports[1]}"} if number == 0 else {})
     async with asyncio.timeout(30):
@@ -191,7 +205,7 @@ class Lag:
             self.worst = max(self.worst, loop.time() - due)
 
 
-def measure(kind: str, where: str, samples: int, a: argparse.Namespace) -> dict[str, Any]:
+def measure(kind: str, where: str, plane: str, samples: int, a: argparse.Namespace) -> dict[str, Any]:
     """Both peers with this task and this kind of trainer."""
     with socket.socket() as one, socket.socket() as other:
         for free in (one, other):
@@ -200,7 +214,7 @@ def measure(kind: str, where: str, samples: int, a: argparse.Namespace) -> dict[
     started = time.monotonic()
     pipes = [context().Pipe(duplex=False) for _ in range(2)]
     peers = [
-        context().Process(target=peer, args=(number, ports, TASKS[kind][0], where, samples, a, pipes[number][1]))
+        context().Process(target=peer, args=(number, ports, TASKS[kind][0], where, plane, samples, a, pipes[number][1]))
         for number in range(2)
     ]
     for process in peers:
@@ -216,14 +230,14 @@ def measure(kind: str, where: str, samples: int, a: argparse.Namespace) -> dict[
             pick = max if name == "lag_seconds" else statistics.median
             found[f"{load} {name}"] = pick(row[name] for row in rows)
     shown = {load: found[f"{load} samples_per_second"] / found["alone samples_per_second"] for load in loads(a)}
-    print(kind, where, f"{1e3 * samples / found['alone samples_per_second']:.1f} ms a chunk", shown, flush=True)
+    print(kind, where, plane, f"{1e3 * samples / found['alone samples_per_second']:.1f} ms a chunk", shown, flush=True)
     return found
 
 
 def table(runs: dict[str, dict[str, Any]], a: argparse.Namespace) -> str:
     """Markdown."""
     lines = [
-        "| trainer | chunk | 1.3 exchanges a second | back to back | exchanges a second then | longest lag |",
+        "| model, trainer, data plane | chunk | 1.3 exchanges a second | back to back | exchanges a second then | longest lag |",
         "|---|---|---|---|---|---|",
     ]
     for key, run in runs.items():
@@ -248,9 +262,10 @@ def main() -> None:
     kept = Kept(a.out, {name: getattr(a, name) for name in names})
     for kind, (name, seconds) in TASKS.items():
         samples = chunk_samples(name, seconds)
-        for where in ("thread", "process"):
-            if f"{kind} {where}" not in kept.runs:
-                kept.add(f"{kind} {where}", measure(kind, where, samples, a))
+        for plane, where in itertools.product(("grpc", "direct"), ("thread", "process")):
+            key = f"{kind}, {where}, {plane}"
+            if key not in kept.runs:
+                kept.add(key, measure(kind, where, plane, samples, a))
     print(table(kept.runs, a))
 
 
