@@ -146,6 +146,11 @@ def mix_(
     return math.sqrt(squares / len(order)) if order else None
 
 
+def is_finite(vector: Tensor) -> bool:
+    """Whether the sum of a vector [k] is finite: inf or NaN among the addends makes it so. One read, no mask of k bools."""
+    return not vector.numel() or math.isfinite(float(vector.sum()))
+
+
 PIECE = 1 << 18  # elements worked on at a time: 1 MiB of float32
 
 

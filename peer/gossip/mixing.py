@@ -7,20 +7,20 @@ makes of a vector, C: the same of a difference.
     int8, top-k  CHOCO-SGD (Koloskova, Stich, Jaggi 2019, arXiv 1902.00340; Koloskova, Lin, Stich, Jaggi 2019, arXiv 1907.09356),
                  with replicas for each edge instead of each peer: replicas.py
 
-A payload that is not sound (compression.py), this peer's or the other's, makes its edge lost with the reason `corrupt`. Both ends have
-the same two payloads, so both decide alike.
+A payload that is not sound (compression.py; in fp32: not finite), this peer's or the other's, makes its edge lost with the reason
+`corrupt`. Both ends have the same two payloads, so both decide alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 
-from peer.gossip.algorithm import Algorithm, PeerState, mix_
+from peer.gossip.algorithm import Algorithm, PeerState, is_finite, mix_
 from peer.gossip.compression import PIECE, WireFormat, pieces
 from peer.gossip.delivery import mixing_weights
 from peer.gossip.effects import Exchange, Inbox
@@ -49,6 +49,13 @@ class Mixing(Protocol):
         """Change x_i in place, in the order of ids, so that arrival order changes no bit."""
 
 
+def _lost(inbox: Inbox, heard: Collection[int]) -> Mapping[int, str]:
+    """Edges that did not count: those lost on the way, and those whose vectors make no sense."""
+    if len(heard) == len(inbox.vectors):
+        return inbox.lost
+    return {**inbox.lost, **dict.fromkeys(inbox.vectors.keys() - set(heard), CORRUPT)}
+
+
 class PlainMixing:
     """fp32: the vector is its own payload."""
 
@@ -60,9 +67,10 @@ class PlainMixing:
         return Exchange(phase=0, send=sends, receive=dict.fromkeys(plan.neighbors, self._x.numel()), atomic=True)
 
     def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
-        self_weight, weights = mixing_weights(plan, inbox.vectors)
-        distance = mix_(self._x, self_weight, weights, inbox.vectors)
-        return Mixed(inbox.lost, len(inbox.vectors), distance)
+        heard = {j: x for j, x in inbox.vectors.items() if is_finite(x)} if is_finite(self._x) else {}
+        self_weight, weights = mixing_weights(plan, heard)
+        distance = mix_(self._x, self_weight, weights, heard)
+        return Mixed(_lost(inbox, heard), len(heard), distance)
 
 
 class RoundedMixing:
@@ -93,8 +101,7 @@ class RoundedMixing:
                 wire.piece(inbox.vectors[j], start, theirs).sub_(mine)
                 squares += float(torch.dot(theirs, theirs))
                 x[start:stop].add_(theirs, alpha=weights[j])
-        lost = {**inbox.lost, **dict.fromkeys(inbox.vectors.keys() - set(heard), CORRUPT)}
-        return Mixed(lost, len(heard), math.sqrt(squares / len(heard)) if heard else None)
+        return Mixed(_lost(inbox, heard), len(heard), math.sqrt(squares / len(heard)) if heard else None)
 
 
 class ReplicaMixing:

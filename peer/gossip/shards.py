@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from peer.gossip.algorithm import is_finite
 from peer.gossip.compression import PIECE, WireFormat, pieces
 
 COUNT_BYTES = 4
@@ -56,6 +57,8 @@ class PlainShards:
         return self._shards[s]
 
     def add_(self, s: int, payload: Tensor) -> bool:
+        if not is_finite(payload):
+            return False
         self._shards[s].add_(payload)
         return True
 
@@ -63,6 +66,8 @@ class PlainShards:
         return self._shards[s]
 
     def take_(self, s: int, payload: Tensor) -> bool:
+        if not is_finite(payload):
+            return False
         self._shards[s].copy_(payload)
         return True
 

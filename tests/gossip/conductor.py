@@ -112,7 +112,9 @@ class Conductor:
             done = self._done(i, *gradients(round, i, self.peers[i].state.params))
             answers[i] = done if isinstance(step, Accumulate) else (done, inbox or Inbox({}))
         for (i, j), sent in before.items():
-            assert torch.equal(exchanges[i].send[j], sent), "a payload changed while its exchange was under way"
+            assert torch.equal(bits(exchanges[i].send[j]), bits(sent)), (
+                "a payload changed while its exchange was under way"
+            )
         order = list(answers)
         if self._shuffle:
             self._shuffle.shuffle(order)
@@ -149,3 +151,8 @@ def _exchange(step: Effect | Update) -> Exchange | None:
     if isinstance(step, Exchange):
         return step
     return None if isinstance(step, Update | Accumulate) else step.exchange
+
+
+def bits(vector: Tensor) -> Tensor:
+    """Its bytes: a NaN is equal to itself."""
+    return vector.contiguous().view(torch.uint8)

@@ -18,8 +18,9 @@ from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.compression import pieces, wire_format
-from peer.gossip.effects import Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Exchange, Inbox
 from peer.gossip.mixing import GossipAlgorithm
+from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
 from tests.gossip.conductor import Conductor, PlainSGD
 from tests.gossip.test_contract import no_gradient, params, play_all, schedule_of, some_gradient
@@ -134,7 +135,7 @@ def test_fp16_does_not_overflow_in_a_ring_of_large_sums() -> None:
     torch.testing.assert_close(conductor.params, torch.full((4, 50), -2.5e7), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("wire", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
 def test_a_ring_payload_that_is_not_sound_breaks_the_round(wire: str) -> None:
     gradients = {i: (torch.full((50,), 3e38), 4) for i in range(4)}  # the sum is infinite
     conductor = Conductor(
@@ -156,6 +157,25 @@ def test_a_ring_count_that_makes_no_sense_breaks_the_round(count: float) -> None
     assert not shards.take_(1, payload)
 
 
+@pytest.mark.parametrize("count", [math.nan, math.inf, -9.0])
+def test_a_plain_ring_count_that_makes_no_sense_breaks_the_round(count: float) -> None:
+    conductor = Conductor(RingAllReduce, schedule_of(RingAllReduce, 4), torch.zeros(4, 9), weighting="samples")
+    first = conductor.peers[0]
+    score = first.round(conductor.schedule.plan(0, 0))
+    step = advance(score, None)
+    assert isinstance(step, Accumulate)
+    step = advance(score, Accumulated(torch.ones(9), 1, 1, 0.5, (0,), "quota"))
+
+    def all_phases(step: object) -> None:
+        while isinstance(step, Exchange):
+            previous, size = next(iter(step.receive.items()))
+            step = advance(score, Inbox({previous: torch.full((size,), count)}))
+
+    with pytest.raises(RoundBroken) as broken:
+        all_phases(step)
+    assert (broken.value.peer, broken.value.reason) == (3, "corrupt")
+
+
 # bf16, fp16
 
 
@@ -175,7 +195,7 @@ def test_rounded_gossip_is_the_matrix_recursion_over_rounded_vectors(algorithm: 
 
 
 @gossip
-@pytest.mark.parametrize("wire", ["bf16", "fp16", "int8", "top-k:0.1"])
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8", "top-k:0.1"])
 def test_a_peer_that_is_not_finite_infects_nobody(algorithm: type[Algorithm], wire: str) -> None:
     conductor = Conductor(algorithm, schedule_of(algorithm), params(d=D), wire=wire)
     play_all(conductor, 3)

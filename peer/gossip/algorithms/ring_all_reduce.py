@@ -13,6 +13,7 @@ steps it is made of; `peers` x <- x + sum D / (number of peers that finished any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import ClassVar
 
@@ -65,6 +66,8 @@ class RingAllReduce(Algorithm):
         yield from self._all_gather()
 
         weight = float(total[-1])
+        if not 0 <= weight < math.inf:  # counts are sums of counts: somebody sent another
+            raise RoundBroken((state.peer - 1) % state.num_peers, "corrupt")
         state.samples_clock += int(weight) if by_samples else int(weight) * state.batch_size * state.local_steps
         if weight > 0 and moved is not None:
             state.params.add_(total[:-1], alpha=1.0 / (state.num_peers if by_samples else weight))
