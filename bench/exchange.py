@@ -73,7 +73,7 @@ def times_of(num_bytes: int) -> int:
 def planned_bytes(measure: str, num_bytes: int) -> int:
     """What a member of ours needs: its own vector, an inbox for each neighbour, and frames in flight for each link. All-reduce: its
     sum besides, and its inbox is a shard."""
-    vectors = {"one-way": 1.0, "both-ways": 2.0, "gossip-8": 3.0, "word": 0.0}
+    vectors = {"one-way": 1.0, "both-ways": 2.0, "gossip-8": 3.0, "word": 0.0, "soak": 2.0}
     if measure not in vectors:
         vectors[measure] = 2.0 + 1.0 / int(measure.rpartition("-")[2])
     links = 2 if measure in ("gossip-8", "all-reduce-4", "all-reduce-8") else 1

@@ -160,7 +160,7 @@ class Nobody:
 class NoStep:
     """All-reduce without an update: gloo makes none either."""
 
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         return None
 
 

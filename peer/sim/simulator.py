@@ -63,7 +63,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class _NoOptimizer:
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         return None
 
 

@@ -35,9 +35,9 @@ class PlainSGD:
         self._lr = lr
         self.clock: list[int] = []
 
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         self.clock.append(samples_clock)
-        self._params.add_(gradient, alpha=-self._lr)
+        self._params.add_(gradient, alpha=-self._lr * scale)
 
 
 class Conductor:

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, scaled, zeros
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, zeros
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
 from peer.gossip.shards import Reader, make_shards
@@ -73,7 +73,7 @@ class RingAllReduce(Algorithm):
         if weight > 0 and moved is not None:
             state.params.add_(total[:-1], alpha=1.0 / (state.num_peers if by_samples else weight))
         elif weight > 0:
-            state.optimizer.step(scaled(total[:-1], 1.0 / weight), state.samples_clock)
+            state.optimizer.step(total[:-1], state.samples_clock, 1.0 / weight)
         return Update(done, num_received=state.num_peers - 1)
 
     def _reduce_scatter(self) -> Generator[Effect, Answer, None]:
