@@ -16,9 +16,11 @@ from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
 from peer.daemon.player import RoundPlayer, Rules, Stopped
+from peer.daemon.watch import Watch
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
+from peer.gossip.digest import Digest
 from peer.metrics import PeerMetrics
 from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
@@ -62,6 +64,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
         self.metrics = PeerMetrics({"algorithm": config.algorithm, "task": config.task, "topology": config.topology})
+        self.watch = Watch(peer, config, self._parts.schedule, self._digest)
         self._transport: Transport | None = None
         self._player: RoundPlayer | None = None
         self._said: Conversation | None = None
@@ -98,12 +101,14 @@ class Peer:
             parts.closing,
             transport,
             self.metrics,
+            self.watch,
             payload_means_closed=parts.algorithm.sends_after_close,
             round_timeout=self.config.round_timeout,
         )
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
         try:
+            self.watch.start(transport, said.directory)
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
             if linger and not self._released.is_set():
@@ -172,6 +177,7 @@ class Peer:
                 self._link_up(said.round)
                 report = await self.player.play(said.round)
                 self.metrics.round(report)
+                self.watch.round(report)
                 self._count()
                 said.round += 1
             self._limit(f"{said.round} rounds are done")
@@ -217,6 +223,7 @@ class Peer:
         await self._stop_trainer()
         self._count()
         await transport.stop()
+        self.watch.stop()
         self.player.close()
 
     async def _stop_trainer(self) -> None:
@@ -307,6 +314,11 @@ class Peer:
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy of the parameters [d])."""
         return await self.player.snapshot()
+
+    def _digest(self) -> Digest:
+        """Of now; the watch adds what it knows of links."""
+        known = self.watch.pulse.digest(self.peer, self.player.ledger)
+        return known._replace(state=State.Value(f"STATE_{self.state.upper()}"), seconds=self.seconds())
 
     def summary(self) -> PeerSummary:
         assert self._transport is not None
