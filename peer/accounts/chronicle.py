@@ -19,6 +19,8 @@ STRAGGLES_BELOW = 0.5
 KEEPS_UP_ABOVE = 0.75
 #: So many digests in a row must say so.
 IN_A_ROW = 2
+#: States that are no event.
+BEGINNING = ("starting", "training")
 #: A peer is silent when its digest is older than so many intervals.
 SILENT_AFTER = 6.0
 
@@ -62,13 +64,15 @@ class Chronicle:
         self.events.append(Event(self._number, self._number, at, kind, peer, text))
 
     def digest(self, before: Digest | None, after: Digest, state: str, at: float) -> None:
-        """What a new digest tells against the one before. state: its name. The peer's own are told so, too, but not its links: of
-        those it knows more."""
+        """What a new digest tells against the one before. state: its name. That a run begins is no event. The peer's own links are
+        left out: of those it knows more."""
         who = after.origin
         if who in self._silent:
             self._silent.discard(who)
             self.note("heard", who, f"peer {who} is heard of again", at)
-        if before is None or before.state != after.state:
+        if before is not None and after.round < before.round:
+            self.note("state", who, f"peer {who} has started again", at)
+        elif state not in BEGINNING and (before is None or before.state != after.state):
             self.note("state", who, f"peer {who} is {state}", at)
         if who != self._peer:
             self._links(before, after, at)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from peer.accounts.exchanges import Exchanges
 from peer.accounts.ledger import Ledger
 from peer.gossip.digest import MAX_SHARES, Digest
 from peer.gossip.round import RoundReport
@@ -17,6 +18,7 @@ class Pulse:
     __slots__ = (
         "_chunks",
         "_closed_by",
+        "_exchanges_waited",
         "_fresh",
         "_quota",
         "_recent",
@@ -30,10 +32,11 @@ class Pulse:
         self._quota = quota
         self._recent = Digest(0)
         self._fresh = False  # whether what is counted has been told
+        self._exchanges_waited: dict[int, float] = {}  # when it was told
         self._clear()
 
-    def add(self, report: RoundReport, closed_by: int | None, waited_for: Mapping[int, float]) -> None:
-        """One more round. closed_by: whose word closed it first, if anybody's. waited_for: seconds by peer."""
+    def add(self, report: RoundReport) -> None:
+        """One more round."""
         if self._fresh:
             self._clear()
         timing = report.timing
@@ -44,16 +47,20 @@ class Pulse:
             (timing.total, timing.computing, timing.accumulating - timing.computing, timing.exchanging, timing.mixing)
         ):
             self._seconds[place] += max(seconds, 0.0)
-        if closed_by is not None:
-            self._closed_by[closed_by] = self._closed_by.get(closed_by, 0) + 1
-        for peer, seconds in waited_for.items():
-            self._waited_for[peer] = self._waited_for.get(peer, 0.0) + seconds
+        self._closed_by[report.closed_by] = self._closed_by.get(report.closed_by, 0) + 1
+        for peer in report.waited_for:
+            waited = max(timing.accumulating - timing.computing, 0.0) / len(report.waited_for)
+            self._waited_for[peer] = self._waited_for.get(peer, 0.0) + waited
 
-    def digest(self, peer: int, ledger: Ledger) -> Digest:
+    def digest(self, peer: int, ledger: Ledger, exchanges: Exchanges) -> Digest:
         """The recent rounds and the totals, as a digest without stamp, state and links. The next round begins a new count."""
         if self._rounds and not self._fresh:
             total, *parts = self._seconds
             computing, waiting, exchanging, mixing = (_share(part, total) for part in parts)
+            for other, seconds in exchanges.waited.items():
+                waited = seconds - self._exchanges_waited.get(other, 0.0)
+                self._waited_for[other] = self._waited_for.get(other, 0.0) + waited
+            self._exchanges_waited = dict(exchanges.waited)
             self._recent = Digest(
                 peer,
                 samples_per_second=self._samples / total if total else 0.0,

@@ -127,7 +127,7 @@ async def _serve_web(config: Config, peer: int, host: Peer) -> WebServer | None:
     if config.metrics_port < 0:
         return None
     address = config.listen.rpartition(":")[0] or "127.0.0.1"
-    web = WebServer(host.watch, host.metrics.registry)
+    web = WebServer(host.watch, host.metrics)
     try:
         port = await web.start(address, config.metrics_port)
     except OSError as error:

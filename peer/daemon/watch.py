@@ -73,7 +73,7 @@ class Watch:
     # what happens
 
     def round(self, report: RoundReport) -> None:
-        self.pulse.add(report, None, {})
+        self.pulse.add(report)
         for other, why in report.lost.items():
             if why not in ("suspect", "left"):
                 self._note("edge", other, f"an exchange with peer {other} was lost: {why.replace('_', ' ')}")

@@ -10,8 +10,9 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import re
 import socket
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -19,6 +20,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from peer.metrics import CONTENT_TYPE
 from peer.web.page import page
 from peer.web.picture import Watched, update, whole
 from peer.web.streams import MAX_STREAMS, Streams, event
@@ -43,15 +45,27 @@ GRACE_SECONDS: Final = 0.5
 _ACCESS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
+class Scraped(Protocol):
+    """What `/metrics` is made of."""
+
+    def text(self) -> bytes:
+        """As CONTENT_TYPE says."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
 class WebServer:
     """Serves until `stop`. Made, started and stopped on one event loop."""
 
-    def __init__(self, watched: Watched, registry: CollectorRegistry) -> None:
+    def __init__(self, watched: Watched, scraped: Scraped) -> None:
         self._watched = watched
         self._streams = Streams()
         self._loop = asyncio.get_running_loop()
         self._local = True
-        self._runner = self._make_runner(registry)
+        self._scraped = scraped
+        self._other_formats = make_aiohttp_handler(scraped.registry, disable_compression=True)
+        self._runner = self._make_runner()
         self._listener: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: dict[asyncio.Transport, float] = {}  # since when bytes have been waiting for their reader
@@ -110,10 +124,10 @@ class WebServer:
 
     # answers
 
-    def _make_runner(self, registry: CollectorRegistry) -> web.AppRunner:
+    def _make_runner(self) -> web.AppRunner:
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
         app.router.add_get("/", self._page)
-        app.router.add_get("/metrics", make_aiohttp_handler(registry, disable_compression=True))
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/state", self._state)
         app.router.add_get("/events", self._events, allow_head=False)
         return web.AppRunner(
@@ -144,6 +158,13 @@ class WebServer:
         made = page()
         headers = {"Content-Security-Policy": made.policy, "Content-Type": "text/html; charset=utf-8"}
         return web.Response(body=made.html, headers=headers)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """The plain text format, whoever prefers what: it costs a fraction of the others, which are for who takes nothing else."""
+        accepted = request.headers.get("Accept", "")
+        if "openmetrics" in accepted and not re.search(r"text/plain|\*/\*", accepted):
+            return await self._other_formats(request)
+        return web.Response(body=self._scraped.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _state(self, request: web.Request) -> web.Response:
         return web.json_response(text=whole(self._watched))

@@ -36,15 +36,17 @@ def test_what_digests_tell_of_links_states_and_stragglers() -> None:
     log.digest(None, quick, "training", 0.0)
     slow = quick._replace(finished_fraction=0.25, lost_links=(3,))
     log.digest(quick, slow, "training", 1.0)
-    assert texts(log) == ["peer 2 is training", "peer 2 lost its edge to peer 3"]
+    assert texts(log) == ["peer 2 lost its edge to peer 3"]
     log.digest(slow, slow, "training", 2.0)
-    assert texts(log)[2:] == ["peer 2 is a straggler: it finishes 25% of its quota"]
+    assert texts(log)[1:] == ["peer 2 is a straggler: it finishes 25% of its quota"]
     log.digest(slow, slow._replace(finished_fraction=0.6), "training", 3.0)  # between the two bounds nothing changes
     for at in (4.0, 5.0):
         log.digest(slow, quick, "training", at)
-    assert texts(log)[3:5] == ["peer 2 has its edge to peer 3 again", "peer 2 keeps up again"]
+    assert texts(log)[2:4] == ["peer 2 has its edge to peer 3 again", "peer 2 keeps up again"]
     log.digest(quick, quick._replace(state=3), "finished", 6.0)
     assert texts(log)[-1] == "peer 2 is finished"
+    log.digest(quick, Digest(2, state=1), "starting", 7.0)
+    assert texts(log)[-1] == "peer 2 has started again"
 
 
 def test_one_slow_round_makes_no_straggler_and_ones_own_links_are_told_elsewhere() -> None:

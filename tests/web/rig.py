@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
-
 from peer.assembly import make_schedule
+from peer.daemon.counts import PeerMetrics
 from peer.daemon.watch import Watch
 from peer.gossip.digest import Digest
 from peer.web.server import WebServer
@@ -124,9 +123,10 @@ class Stream:
 
 @asynccontextmanager
 async def site(watched: Watch | None = None, host: str = "127.0.0.1") -> AsyncIterator[Site]:
-    registry = CollectorRegistry()
-    Counter("told", "Something to scrape", registry=registry).inc(3)
-    server = WebServer(watched or watch(), registry)
+    metrics = PeerMetrics()
+    for _ in range(3):
+        metrics.word("new")
+    server = WebServer(watched or watch(), metrics)
     port = await server.start(host, 0)
     try:
         yield Site(server, port)
