@@ -23,8 +23,8 @@ from topology import Schedule
 
 #: Between two tellings of what is news.
 TELL_SECONDS = 0.25
-#: Losses that were heard of longer ago than so many intervals are not in the curve's mean.
-FORGET_AFTER = 10.0
+#: Losses that were heard of longer ago than so many intervals are not in the curve, nor are those of peers that are lost or left.
+FORGET_AFTER = 5.0
 
 
 class Watch:
@@ -152,7 +152,9 @@ class Watch:
         gone = {j for j in self.held if self.membership(j) == "left"}
         self._chronicle.silence(self.held, gone, self.every, now, at)
         known = (
-            held.digest.train_loss for held in self.held.values() if now - held.said_at < FORGET_AFTER * self.every
+            held.digest.train_loss
+            for j, held in self.held.items()
+            if now - held.said_at < FORGET_AFTER * self.every and self.membership(j) == "alive"
         )
         own = said.train_loss
         latest = point(said.seconds, own if math.isfinite(own) else math.nan, known)

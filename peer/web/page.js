@@ -55,7 +55,7 @@ function drawHead() {
   const rows = heard(), fresh = rows.filter((row) => !isOld(row) && !isGone(row));
   const own = rows.find((row) => row.peer === about.peer);
   say($("where"), `grapevine, run ${about.run}, seen from peer ${about.peer}`);
-  say($("title"), `${about.num_peers} peers, ${about.algorithm} on a ${about.topology}, closing ${about.closing}, task ${about.task}`);
+  say($("title"), `${about.num_peers} peers, ${about.algorithm}, topology ${about.topology}, closing ${about.closing}, task ${about.task}`);
   document.title = `peer ${about.peer} – grapevine`;
   const rounds = fresh.map((row) => row.round), low = Math.min(...rounds), high = Math.max(...rounds);
   const point = curve[curve.length - 1];
@@ -93,7 +93,7 @@ function drawTopology() {
       const label = element("text", { x, y, "font-size": Math.max(7, Math.min(14, size)) }, String(row.peer));
       return element("g", { id: `node-${row.peer}`, class: "peer" },
         element("title"), element("circle", { class: "body", ...ring }), element("circle", { class: "track", ...ring }),
-        element("path", { class: "done" }), ...(size >= 7 ? [label] : []));
+        element("circle", { class: "done", ...ring, pathLength: 1, transform: `rotate(-90 ${x} ${y})` }), ...(size >= 7 ? [label] : []));
     });
     const edges = picture.edges.map(([i, j]) => {
       const [a, b] = [at.get(i), at.get(j)];
@@ -109,18 +109,16 @@ function drawTopology() {
     lost += broken;
     set($(`edge-${i}-${j}`), { class: `edge${broken ? " lost" : ends.every((row) => row.age === null) ? " unknown" : ""}` });
   }
-  rows.forEach((row) => drawPeer(row, at.get(row.peer), size));
+  rows.forEach((row) => drawPeer(row));
   drawWaits(rows, at, size);
   const gone = rows.filter(isGone).length;
   set(svg, { "aria-label": `${about.num_peers} peers, ${picture.edges.length} edges, ${lost} edges lost, ${gone} peers lost or left` });
 }
-function drawPeer(row, [x, y], size) {
+function drawPeer(row) {
   const node = $(`node-${row.peer}`), known = row.age !== null;
   const kind = ["peer", row.peer === about.peer && "self", isGone(row) && "gone", row.membership === "left" && "left", isOld(row) && !isGone(row) && "old"];
   set(node, { class: kind.filter(Boolean).join(" ") });
-  const share = known ? Math.min(row.finished_fraction, 0.9999) : 0, angle = 2 * Math.PI * share;
-  const end = [x + size * Math.sin(angle), y - size * Math.cos(angle)];
-  set(node.querySelector(".done"), { d: share ? `M${x} ${y - size}A${size} ${size} 0 ${share > 0.5 ? 1 : 0} 1 ${end[0].toFixed(2)} ${end[1].toFixed(2)}` : null });
+  set(node.querySelector(".done"), { "stroke-dasharray": `${known ? row.finished_fraction : 0} 1` });
   say(node.firstChild, known
     ? `peer ${row.peer}: ${stateOf(row) || row.state}, round ${row.round}, loss ${loss(row.train_loss)}, finishes ${percent(row.finished_fraction)} of its quota`
     : `peer ${row.peer}: not heard of yet`);
@@ -150,7 +148,6 @@ function drawWaits(rows, at, size) {
 
 /* loss curve */
 
-const PLOT = { left: 58, right: 590, top: 10, bottom: 308 };
 function ticks(low, high, count) {
   const step = 10 ** Math.floor(Math.log10((high - low) / count)), factor = [1, 2, 5, 10].find((f) => (high - low) / (step * f) <= count);
   const found = [];
@@ -170,29 +167,30 @@ function lossTicks(low, high, logarithmic) {
 }
 function drawLoss() {
   const svg = $("loss"), points = curve.filter((point) => point[1] !== null);
+  const width = Math.max(300, Math.min(640, svg.clientWidth || 600)), height = Math.round(0.2 * width + 210); /* so that letters keep their size */
+  const plot = { left: 52, right: width - 14, top: 10, bottom: height - 30 };
+  set(svg, { viewBox: `0 0 ${width} ${height}` });
   if (points.length < 2) {
-    svg.replaceChildren(element("text", { class: "axis", x: 300, y: 160, "text-anchor": "middle" }, "no two points yet"));
+    svg.replaceChildren(element("text", { class: "axis", x: width / 2, y: height / 2, "text-anchor": "middle" }, "no two points yet"));
     return;
   }
   const values = points.flatMap((point) => point.slice(1)).filter((value) => value !== null);
   let low = Math.min(...values), high = Math.max(...values);
   const logarithmic = low > 0 && high / low > 4;
-  if (!logarithmic) low = Math.min(low, 0.9 * high);
-  if (low === high) [low, high] = [low - 0.5, high + 0.5];
+  if (!logarithmic) [low, high] = [low - 0.05 * (high - low || 1), high + 0.05 * (high - low || 1)];
   const first = points[0][0], last = Math.max(points[points.length - 1][0], first + 1);
   const scale = logarithmic ? Math.log : (value) => value;
-  const x = (seconds) => (PLOT.left + (PLOT.right - PLOT.left) * (seconds - first) / (last - first)).toFixed(1);
-  const y = (value) => (PLOT.bottom - (PLOT.bottom - PLOT.top) * (scale(value) - scale(low)) / (scale(high) - scale(low))).toFixed(1);
+  const x = (seconds) => (plot.left + (plot.right - plot.left) * (seconds - first) / (last - first)).toFixed(1);
+  const y = (value) => (plot.bottom - (plot.bottom - plot.top) * (scale(value) - scale(low)) / (scale(high) - scale(low))).toFixed(1);
   const line = (index) => points.filter((point) => point[index] !== null).map((point) => `${x(point[0])} ${y(point[index])}`).join("L");
   const parts = [];
   for (const value of lossTicks(low, high, logarithmic)) {
-    parts.push(element("line", { class: "rule", x1: PLOT.left, x2: PLOT.right, y1: y(value), y2: y(value) }));
-    parts.push(element("text", { class: "axis", x: PLOT.left - 8, y: +y(value) + 4, "text-anchor": "end" }, String(+value.toPrecision(3))));
+    parts.push(element("line", { class: "rule", x1: plot.left, x2: plot.right, y1: y(value), y2: y(value) }));
+    parts.push(element("text", { class: "axis", x: plot.left - 8, y: +y(value) + 4, "text-anchor": "end" }, String(+value.toPrecision(3))));
   }
-  for (const seconds of ticks(first, last, 6)) {
-    parts.push(element("text", { class: "axis", x: x(seconds), y: PLOT.bottom + 20, "text-anchor": "middle" }, String(+seconds.toPrecision(6))));
+  for (const seconds of ticks(first, last, width < 450 ? 4 : 6)) {
+    parts.push(element("text", { class: "axis", x: x(seconds), y: plot.bottom + 20, "text-anchor": "middle" }, `${+seconds.toPrecision(6)} s`));
   }
-  parts.push(element("text", { class: "axis", x: PLOT.right, y: PLOT.bottom + 20, "text-anchor": "end" }, "s"));
   const forth = line(2), back = points.slice().reverse().map((point) => `${x(point[0])} ${y(point[3])}`).join("L");
   parts.push(element("path", { class: "band", d: `M${forth}L${back}Z` }));
   parts.push(element("path", { class: "own", d: `M${line(4)}` }), element("path", { class: "mean", d: `M${line(1)}` }));
@@ -204,14 +202,14 @@ function drawLoss() {
 /* peers */
 
 const PARTS = ["computing", "waiting", "exchanging", "mixing"];
-const LABELS = ["round", "loss", "samples/s", "finishes", "stale", "closed by", "heard of"];
+const LABELS = ["round", "loss", "samples/s", "finishes", "stale", "closed first by", "heard of"];
 function makeRow(row) {
   const bar = element("div", { class: "bar", role: "img" }, ...PARTS.map((part) => element("i", { class: part })));
   return element("tr", { id: `peer-${row.peer}` }, element("th", { scope: "row" }, String(row.peer), element("small")),
     element("td", {}, bar), ...LABELS.map((label) => element("td", { "data-label": label })));
 }
 function closers(row) {
-  return row.closed_by.slice(0, 2).map(([peer, share]) => `${peer === row.peer ? "itself" : peer} ${percent(share)}`).join(", ") || "–";
+  return row.closed_by.slice(0, 2).map(([peer, share]) => `${peer === row.peer ? "itself" : peer} (${percent(share)})`).join(", ") || "–";
 }
 function drawPeers() {
   const body = $("peers"), rows = picture.peers;

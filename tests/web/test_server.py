@@ -22,7 +22,7 @@ from tests.web.rig import Site, digest, site, watch
 
 NEW_WORDS = 'grapevine_closed_words_total{kind="new"} 3'
 #: What the end may take, with whoever is connected; see GRACE_SECONDS.
-ENDED_WITHIN = 3.0
+ENDED_WITHIN = 5.0
 
 
 async def test_a_scrape_the_page_and_the_state() -> None:
