@@ -57,9 +57,10 @@ async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary
     book = fixed_addresses(config)
 
     async def announced(bound: Bound) -> tuple[str, ...]:
-        page = page_address(config.listen, bound.metrics_port)
-        metrics = f", metrics on port {bound.metrics_port}, page {page}" if bound.metrics_port > 0 else ""
+        metrics = f", metrics on port {bound.metrics_port}" if bound.metrics_port > 0 else ""
         console.print(f"peer {peer} listens on {bound.address}{metrics}; waiting for the others", style="dim")
+        if bound.metrics_port > 0:
+            console.print(f"page of peer {peer}: {page_address(config.listen, bound.metrics_port)}", style="dim")
         return tuple(await book(bound))
 
     try:

@@ -45,7 +45,12 @@ WRITE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 0.5
 """What is being answered when the server ends may take so long."""
 
-_ACCESS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "Server": "grapevine",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Scraped(Protocol):
@@ -147,15 +152,16 @@ class WebServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A page of another site must not read this one: on loopback, the only names are those that mean loopback (a name of that
-        site's own could be made to point here), and nobody else's page may open streams."""
+        site's own could be made to point here), and from nobody else's page anything is fetched; a link may lead here."""
         host = request.headers.get("Host")
         if self._local and host and not _means_here(host):
             return _sentence(403, f"this peer answers on loopback only to its address, not to the name {host[:100]}")
-        if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and request.path != "/":
+        foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+        if foreign and request.headers.get("Sec-Fetch-Mode") != "navigate":
             return _sentence(403, "this is for this peer's own page")
         response = await handler(request)
         if not response.prepared:
-            response.headers.update(_ACCESS)
+            response.headers.update(_HEADERS)
         return response
 
     async def _page(self, request: web.Request) -> web.Response:
