@@ -37,6 +37,9 @@ class LastFrame:
     def say(self, sentence: str) -> None:
         return None
 
+    def note(self, sentence: str) -> None:
+        return None
+
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         training = [status is not None and status.state == State.STATE_TRAINING for status in statuses]
         if training and all(training):

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from peer.daemon.taken import Taken
 from peer.gossip.algorithm import PeerState, ScheduleOptions, Update
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
+from peer.gossip.digest import Digest
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
 from peer.gossip.round import advance
 from peer.transport.base import ExchangeKey, Identity, Word, WordKind
@@ -275,6 +276,9 @@ class Ours:
         return None
 
     def on_heard(self, peer: int, round: int) -> None:
+        return None
+
+    def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
         return None
 
 

@@ -20,7 +20,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from peer.cluster.forkserver import context
 from peer.daemon.process import run_loop
+from peer.gossip.digest import Digest
 from peer.gossip.words import Word
 from peer.training.accumulator import Accumulator, InFlight
 from peer.training.chunk import ChunkComputer
@@ -69,6 +70,8 @@ class Observed:
     def on_dropped(self, peer: int | None, reason: str) -> None: ...
 
     def on_heard(self, peer: int, round: int) -> None: ...
+
+    def on_digests(self, peer: int, digests: Sequence[Digest]) -> None: ...
 
     def status(self) -> wire.StatusReply:
         return wire.StatusReply()

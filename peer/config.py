@@ -159,7 +159,10 @@ class Config(BaseModel):
     listen: str = Field("127.0.0.1:0", description="HOST:PORT to listen on; port 0: any free one")
     addresses: tuple[str, ...] = Field((), description="HOST:PORT of every peer, in the order of ids (peer only)")
     metrics_port: int = Field(
-        0, ge=-1, le=65535, description="Port of /metrics (up: the first of as many as peers); 0: any, -1: none"
+        0,
+        ge=-1,
+        le=65535,
+        description="Port of /metrics and of the page at / (up: the first of as many as peers); 0: any, -1: none",
     )
     metrics_eval_every: float = Field(
         0.0,

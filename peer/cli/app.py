@@ -63,8 +63,13 @@ def _root(
 
 @app.command()
 @with_options(all_but("peer", "listen", "addresses"))
-def up(config: Config) -> None:
+def up(
+    config: Config,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page of peer 0 in the browser")] = False,
+) -> None:
     """Run a local cluster of N daemons, with a live view, until the target loss or a limit."""
+    if open_page and config.metrics_port < 0:
+        raise ConfigError("--open: with --metrics-port -1 there is no page; leave that out, or give a port")
     from peer.cluster.forkserver import start_early
 
     start_early()
@@ -77,7 +82,7 @@ def up(config: Config) -> None:
     log_to_stderr(config)
     console.print(describe(config), style="dim")
     try:
-        outcome = run_loop(cluster.up(config, console))
+        outcome = run_loop(cluster.up(config, console, open_page=open_page))
     except Interrupted:
         console.print("interrupted before training began")
         return

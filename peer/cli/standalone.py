@@ -10,6 +10,7 @@ from rich.console import Console
 
 from peer.accounts.report import write_report
 from peer.accounts.summary import PeerSummary
+from peer.cluster.browser import page_address
 from peer.cluster.observer import loss_of
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
@@ -58,6 +59,8 @@ async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary
     async def announced(bound: Bound) -> tuple[str, ...]:
         metrics = f", metrics on port {bound.metrics_port}" if bound.metrics_port > 0 else ""
         console.print(f"peer {peer} listens on {bound.address}{metrics}; waiting for the others", style="dim")
+        if bound.metrics_port > 0:
+            console.print(f"page of peer {peer}: {page_address(config.listen, bound.metrics_port)}", style="dim")
         return tuple(await book(bound))
 
     try:

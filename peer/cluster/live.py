@@ -36,6 +36,9 @@ class View(Protocol):
 
     def say(self, sentence: str) -> None: ...
 
+    def note(self, sentence: str) -> None:
+        """Say what is still worth reading when the next sentence has come."""
+
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None: ...
 
 
@@ -55,6 +58,9 @@ class PlainView:
 
     def say(self, sentence: str) -> None:
         self._console.print(sentence, highlight=False, markup=False)
+
+    def note(self, sentence: str) -> None:
+        self.say(sentence)
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         if not curve or curve[-1].seconds < self._next:
@@ -87,6 +93,9 @@ class LiveView:
     def say(self, sentence: str) -> None:
         self._sentence = sentence
         self._live.update(Text(sentence, style="dim"))
+
+    def note(self, sentence: str) -> None:
+        self._live.console.print(Text(sentence, style="dim"))
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         self._live.update(render(self._config, curve, statuses))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from peer.daemon.counts import PeerMetrics
+from peer.daemon.watch import Watch
 from peer.gossip.closing import CloseReason, ClosingPolicy
+from peer.gossip.digest import Digest
 from peer.gossip.membership import PeerDirectory
 from peer.gossip.talk import Talk
 from peer.transport.base import Transport, Word, WordKind
@@ -29,6 +31,7 @@ class Conversation:
         closing: ClosingPolicy,
         transport: Transport,
         metrics: PeerMetrics,
+        watch: Watch,
         *,
         payload_means_closed: bool,
         round_timeout: float,
@@ -45,6 +48,7 @@ class Conversation:
             round_timeout=round_timeout,
         )
         self._metrics = metrics
+        self._watch = watch
         self._hangs_up = False
         self._now: Callable[[], float] = asyncio.get_running_loop().time
 
@@ -102,6 +106,7 @@ class Conversation:
     def missed(self, peer: int) -> None:
         """That peer missed the deadline of an exchange."""
         if self._talk.missed(peer):
+            self._watch.silent(peer)
             log.warning("peer %d goes on without peer %d, which is silent", self.peer, peer)
 
     # what this peer hears: the Listener of the transport
@@ -114,21 +119,26 @@ class Conversation:
             self._metrics.word(why)
         elif stirs:
             log.info("peer %d: %s from peer %d", self.peer, word.kind.name, word.origin)
+            if word.kind is WordKind.LEAVING:
+                self._watch.left(word.origin)
         if stirs:
             self.stirred.set()
 
     def on_link_up(self, peer: int) -> None:
+        self._watch.link_up(peer)
         if self._talk.link_up(peer):
             log.warning("peer %d has a link to peer %d again", self.peer, peer)
         self.stirred.set()
 
     def on_link_down(self, peer: int, reason: str) -> None:
+        self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
         if not self._hangs_up and self._talk.link_down(peer):
             log.warning("peer %d lost its link to peer %d: %s", self.peer, peer, reason)
         self.stirred.set()
 
     def on_refused(self, peer: int | None, field: str, sentence: str) -> None:
         self._metrics.refused(field)
+        self._watch.refused(sentence)
         if len(self.refusals) < 100:
             self.refusals.append((peer, field, sentence))
         self.stirred.set()
@@ -141,3 +151,6 @@ class Conversation:
         if why is not None:
             self._metrics.word(why)
             self.stirred.set()
+
+    def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
+        self._watch.heard(peer, digests)

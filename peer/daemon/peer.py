@@ -20,9 +20,11 @@ from peer.daemon.evaluation import Evaluation
 from peer.daemon.lag import LoopLag
 from peer.daemon.player import RoundPlayer, Rules, Stopped
 from peer.daemon.readings import Readings, identity
+from peer.daemon.watch import Watch
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
+from peer.gossip.digest import Digest
 from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
@@ -68,6 +70,7 @@ class Peer:
         self.metrics.ask(identity(config, peer))
         self._lag = LoopLag(self.metrics.lag)
         self._evaluation: Evaluation | None = None
+        self.watch = Watch(peer, config, self._parts.schedule, self._digest)
         self._transport: Transport | None = None
         self._player: RoundPlayer | None = None
         self._said: Conversation | None = None
@@ -104,6 +107,7 @@ class Peer:
             parts.closing,
             transport,
             self.metrics,
+            self.watch,
             payload_means_closed=parts.algorithm.sends_after_close,
             round_timeout=self.config.round_timeout,
         )
@@ -111,6 +115,7 @@ class Peer:
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
         self._export(transport, said, self._player)
         try:
+            self.watch.start(transport, said.directory)
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
             if linger and not self._released.is_set():
@@ -181,6 +186,7 @@ class Peer:
                 self._link_up(said.round)
                 report = await self.player.play(said.round)
                 self.metrics.round(report)
+                self.watch.round(report)
                 said.round += 1
             self._limit(f"{said.round} rounds are done")
             self._raise_fatal()
@@ -224,6 +230,7 @@ class Peer:
         said.say_last_words()
         await self._stop_trainer()
         await transport.stop()
+        self.watch.stop()
         self._lag.stop()
         self.player.close()
 
@@ -333,6 +340,11 @@ class Peer:
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy of the parameters [d])."""
         return await self.player.snapshot()
+
+    def _digest(self) -> Digest:
+        """Of now; the watch adds what it knows of links."""
+        known = self.watch.pulse.digest(self.peer, self.player.ledger, self.player.exchanges)
+        return known._replace(state=State.Value(f"STATE_{self.state.upper()}"), seconds=self.seconds())
 
     def summary(self) -> PeerSummary:
         assert self._transport is not None

@@ -13,12 +13,13 @@ import asyncio
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from peer.gossip.digest import Digest
 from peer.gossip.words import Word as Word
 from peer.gossip.words import WordKind as WordKind
 
@@ -101,6 +102,9 @@ class Listener(Protocol):
     def on_heard(self, peer: int, round: int) -> None:
         """A payload of that round began to arrive from that peer."""
 
+    def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
+        """That peer tells what is news to it of the cluster; none of it is nonsense."""
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -134,6 +138,11 @@ class Transport(ABC):
     @abstractmethod
     def tell(self, peer: int, word: Word) -> bool:
         """Queue a control word; False if the link is down or its bounded queue is full (then the word is dropped)."""
+
+    @abstractmethod
+    def tell_digests(self, peer: int, digests: Sequence[Digest]) -> bool:
+        """Queue digests, at most MAX_IN_MESSAGE, but never before or in the way of anything: False, and nothing is sent, if the link
+        is down or has control words still to write."""
 
     @abstractmethod
     def exchange(

@@ -24,20 +24,20 @@ in themselves, so an abort never overtakes a vote.
 from __future__ import annotations
 
 import asyncio
-import math
-import secrets
-import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from torch import Tensor
 
+from peer.gossip.digest import Digest
 from peer.transport.base import Arrived, ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
 from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
+from peer.transport.digests import from_wire, to_wire
 from peer.transport.exchange import Exchange, loss_of_abort
 from peer.transport.handshake import Session, parse_control
 from peer.transport.lane import Arrival, BulkLane, Lane, LaneClosed
+from peer.transport.pings import Pings
 from peer.wire import gossip_pb2 as wire
 
 QUEUED_WORDS: Final = 1024
@@ -48,9 +48,6 @@ MAX_EARLY: Final = 1024
 
 MAX_MALFORMED: Final = 100
 """A link over which so many malformed messages came is closed."""
-
-PING_SECONDS: Final = 5.0
-"""Between two measurements of the round trip."""
 
 
 class Link:
@@ -84,7 +81,7 @@ class Link:
         self._filling: Exchange | None = None  # whose vector the bulk lane writes to now
         self._drained: asyncio.Future[None] | None = None  # `hang_up` waits here
         self._words_idle: asyncio.Future[None] | None = None  # the control writer waits here
-        self._pongs: dict[int, asyncio.Future[None]] = {}
+        self._pings = Pings(self._queue, self.down, traffic)
 
     # -- what the transport asks
 
@@ -146,18 +143,16 @@ class Link:
         self._queue(wire.ControlMessage(word=wire.Word(kind=kind, origin=word.origin, round=word.round)))
         return True
 
+    def tell_digests(self, digests: Sequence[Digest]) -> bool:
+        """They wait behind nothing and make nothing wait that is here before them: what is still to be written goes first."""
+        if self.down.done() or self._words:
+            return False
+        self._queue(wire.ControlMessage(digests=to_wire(digests)))
+        return True
+
     async def alive(self, seconds: float) -> bool:
         """Whether the other end answers a ping in time."""
-        if self.down.done():
-            return False
-        nonce = secrets.randbits(64)
-        pong = self._pongs[nonce] = self._loop.create_future()
-        self._queue(wire.ControlMessage(ping=wire.Ping(nonce=nonce)))
-        try:
-            done, _ = await asyncio.wait((pong, self.down), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return pong in done
-        finally:
-            self._pongs.pop(nonce, None)
+        return await self._pings.alive(seconds)
 
     async def hang_up(self) -> None:
         """Write the words that are queued, then tell the other end that nothing more comes and, where the carrier
@@ -189,7 +184,7 @@ class Link:
                     "write bulk": self._write_bulk(),
                     "read control": self._read_control(),
                     "write control": self._write_control(),
-                    "ping": self._ping(),
+                    "ping": self._pings.run(),
                 }
                 tasks = [group.create_task(self._until_closed(c), name=f"{n} {self.peer}") for n, c in loops.items()]
                 try:
@@ -364,7 +359,13 @@ class Link:
             case "word":
                 return self._hear_word(message.word)
             case "ping":
-                self._hear_ping(message.ping)
+                self._pings.hear(message.ping)
+                return None
+            case "digests":
+                digests = from_wire(message.digests, self.session.num_peers)
+                if digests is None:
+                    return "digest"
+                self._listener.on_digests(self.peer, digests)
                 return None
             case _:
                 return "control"
@@ -395,21 +396,6 @@ class Link:
             return "word"
         self._listener.on_word(self.peer, Word(WordKind(word.kind), word.origin, word.round))
         return None
-
-    def _hear_ping(self, ping: wire.Ping) -> None:
-        if not ping.answer:
-            self._queue(wire.ControlMessage(ping=wire.Ping(nonce=ping.nonce, answer=True)))
-        elif (pong := self._pongs.get(ping.nonce)) is not None and not pong.done():
-            pong.set_result(None)
-
-    async def _ping(self) -> None:
-        while True:
-            asked = time.monotonic()  # the loop's clock counts in milliseconds
-            if await self.alive(PING_SECONDS):
-                self.traffic.round_trip_seconds = time.monotonic() - asked
-            else:
-                self.traffic.round_trip_seconds = math.nan
-            await asyncio.sleep(PING_SECONDS)
 
     # -- both
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor
 
+from peer.gossip.digest import Digest
 from peer.transport.base import (
     Arrived,
     ExchangeHandle,
@@ -112,6 +113,10 @@ class LinkedTransport(Transport):
     def tell(self, peer: int, word: Word) -> bool:
         link = self._links.get(peer)
         return link is not None and link.tell(word)
+
+    def tell_digests(self, peer: int, digests: Sequence[Digest]) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.tell_digests(digests)
 
     def exchange(
         self,

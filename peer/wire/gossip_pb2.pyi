@@ -400,6 +400,206 @@ class Ping(_message.Message):
 Global___Ping: _TypeAlias = Ping  # noqa: Y015
 
 @_typing.final
+class ClosedRounds(_message.Message):
+    """Rounds closed, by the reason of closing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUOTA_FIELD_NUMBER: _builtins.int
+    WORD_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    BARRIER_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    quota: _builtins.int
+    """Own quota of chunks done."""
+    word: _builtins.int
+    """Another peer's word."""
+    quorum: _builtins.int
+    """That word from enough neighbours."""
+    deadline: _builtins.int
+    """The time-out of the closing policy."""
+    barrier: _builtins.int
+    """Everybody's quota done."""
+    timeout: _builtins.int
+    """The safety net."""
+    def __init__(
+        self,
+        *,
+        quota: _builtins.int = ...,
+        word: _builtins.int = ...,
+        quorum: _builtins.int = ...,
+        deadline: _builtins.int = ...,
+        barrier: _builtins.int = ...,
+        timeout: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "deadline", b"deadline", "quorum", b"quorum", "quota", b"quota", "timeout", b"timeout", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosedRounds: _TypeAlias = ClosedRounds  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    """A part of recent time or of recent rounds that is put down to another peer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    peer: _builtins.int
+    """Which."""
+    share: _builtins.float
+    """In (0, 1]."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class Digest(_message.Message):
+    """What a peer last said of itself, passed on from neighbour to neighbour so that everybody can show the whole cluster. Training does
+    not depend on it. "Recent" is since the digest before, but at least one round.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    SAMPLES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TRAIN_LOSS_FIELD_NUMBER: _builtins.int
+    NEIGHBOR_DISTANCE_FIELD_NUMBER: _builtins.int
+    COMPUTING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    EXCHANGING_FIELD_NUMBER: _builtins.int
+    MIXING_FIELD_NUMBER: _builtins.int
+    FINISHED_FRACTION_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_FIELD_NUMBER: _builtins.int
+    CLOSED_ROUNDS_FIELD_NUMBER: _builtins.int
+    LOST_LINKS_FIELD_NUMBER: _builtins.int
+    WAITED_FOR_FIELD_NUMBER: _builtins.int
+    CLOSED_BY_FIELD_NUMBER: _builtins.int
+    origin: _builtins.int
+    """Who said it of itself."""
+    stamp: _builtins.int
+    """Grows with every digest of an origin: the greatest is the newest."""
+    age_seconds: _builtins.float
+    """Seconds since the origin said it, added up on the way; no clocks are compared."""
+    state: Global___State.ValueType
+    """What the origin is doing."""
+    round: _builtins.int
+    """Rounds it has finished."""
+    seconds: _builtins.float
+    """Seconds of training."""
+    samples: _builtins.int
+    """Samples whose gradient was applied."""
+    samples_per_second: _builtins.float
+    """Of recent rounds."""
+    train_loss: _builtins.float
+    """Mean training loss of its latest rounds' samples; NaN before the first."""
+    neighbor_distance: _builtins.float
+    """Root mean square distance to the neighbours' models in the latest exchange."""
+    computing: _builtins.float
+    """Shares of recent rounds' time, in [0, 1]: until the own quota was done or the round closed."""
+    waiting: _builtins.float
+    """From there until the close."""
+    exchanging: _builtins.float
+    """From the close until the exchange was over."""
+    mixing: _builtins.float
+    """In the algorithm's own mathematics."""
+    finished_fraction: _builtins.float
+    """Share of its quota of chunks that it finished in recent rounds."""
+    max_staleness: _builtins.int
+    """Largest staleness of a gradient that was applied, in updates."""
+    @_builtins.property
+    def closed_rounds(self) -> Global___ClosedRounds:
+        """Since the start."""
+
+    @_builtins.property
+    def lost_links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Neighbours on its graph that it has no link to, or believes lost; at most 64."""
+
+    @_builtins.property
+    def waited_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """Whom it waited for, share of recent rounds' time; the longest eight."""
+
+    @_builtins.property
+    def closed_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """Whose word closed its recent rounds first, itself counted, share of them; the most frequent eight."""
+
+    def __init__(
+        self,
+        *,
+        origin: _builtins.int = ...,
+        stamp: _builtins.int = ...,
+        age_seconds: _builtins.float = ...,
+        state: Global___State.ValueType = ...,
+        round: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        samples: _builtins.int = ...,
+        samples_per_second: _builtins.float = ...,
+        train_loss: _builtins.float = ...,
+        neighbor_distance: _builtins.float = ...,
+        computing: _builtins.float = ...,
+        waiting: _builtins.float = ...,
+        exchanging: _builtins.float = ...,
+        mixing: _builtins.float = ...,
+        finished_fraction: _builtins.float = ...,
+        max_staleness: _builtins.int = ...,
+        closed_rounds: Global___ClosedRounds | None = ...,
+        lost_links: _abc.Iterable[_builtins.int] | None = ...,
+        waited_for: _abc.Iterable[Global___Share] | None = ...,
+        closed_by: _abc.Iterable[Global___Share] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_rounds", b"closed_rounds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "closed_by", b"closed_by", "closed_rounds", b"closed_rounds", "computing", b"computing", "exchanging", b"exchanging", "finished_fraction", b"finished_fraction", "lost_links", b"lost_links", "max_staleness", b"max_staleness", "mixing", b"mixing", "neighbor_distance", b"neighbor_distance", "origin", b"origin", "round", b"round", "samples", b"samples", "samples_per_second", b"samples_per_second", "seconds", b"seconds", "stamp", b"stamp", "state", b"state", "train_loss", b"train_loss", "waited_for", b"waited_for", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Digest: _TypeAlias = Digest  # noqa: Y015
+
+@_typing.final
+class Digests(_message.Message):
+    """What is news to the other end, at most 32."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Digest]:
+        """At most one of each origin."""
+
+    def __init__(
+        self,
+        *,
+        digests: _abc.Iterable[Global___Digest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Digests: _TypeAlias = Digests  # noqa: Y015
+
+@_typing.final
 class ControlMessage(_message.Message):
     """All that travels on a Control stream."""
 
@@ -411,6 +611,7 @@ class ControlMessage(_message.Message):
     VOTE_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First."""
@@ -435,6 +636,10 @@ class ControlMessage(_message.Message):
     def ping(self) -> Global___Ping:
         """Later, any number."""
 
+    @_builtins.property
+    def digests(self) -> Global___Digests:
+        """Later, a few a second."""
+
     def __init__(
         self,
         *,
@@ -444,12 +649,13 @@ class ControlMessage(_message.Message):
         vote: Global___Vote | None = ...,
         abort: Global___Abort | None = ...,
         ping: Global___Ping | None = ...,
+        digests: Global___Digests | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "hello", b"hello", "ping", b"ping", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "hello", b"hello", "ping", b"ping", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "verdict", "word", "vote", "abort", "ping"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "verdict", "word", "vote", "abort", "ping", "digests"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

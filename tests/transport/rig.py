@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from peer.gossip.digest import Digest
 from peer.transport.base import ExchangeHandle, ExchangeKey, Identity, LossReason, Outcome, Transport, Word
 from peer.transport.faulty import FaultyWiring
 from peer.transport.grpc import GrpcOptions, GrpcTransport
@@ -28,6 +29,7 @@ class Recorder:
         self.refused: list[tuple[int | None, str, str]] = []
         self.dropped: list[str] = []
         self.heard: list[tuple[int, int]] = []
+        self.digests: list[tuple[int, Digest]] = []
         self._changed = asyncio.Event()
 
     def on_word(self, peer: int, word: Word) -> None:
@@ -52,6 +54,10 @@ class Recorder:
 
     def on_heard(self, peer: int, round: int) -> None:
         self.heard.append((peer, round))
+        self._changed.set()
+
+    def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
+        self.digests.extend((peer, digest) for digest in digests)
         self._changed.set()
 
     async def until(self, said: Callable[[], bool]) -> None:

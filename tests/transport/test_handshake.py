@@ -41,8 +41,8 @@ def test_the_first_difference_is_named(theirs: Identity, expected: int | None, f
 
 
 def test_another_protocol_is_refused() -> None:
-    refusal = check_protocol(Greeting(ME, 0, 0), Greeting(YOU, 0, 0, protocol=2))
-    assert refusal == Refusal("protocol", "peer 1 speaks protocol 2, this peer 1")
+    refusal = check_protocol(Greeting(ME, 0, 0), Greeting(YOU, 0, 0, protocol=1))
+    assert refusal == Refusal("protocol", "peer 1 speaks protocol 1, this peer 2")
 
 
 TEXT = st.text(max_size=100)

@@ -21,6 +21,7 @@ from peer.transport import grpc as carrier
 from peer.transport.base import ExchangeKey, LossReason
 from peer.transport.codec import HEADER_BYTES, Check, column_sums, encode_head, unchecked
 from peer.transport.door import abstract
+from peer.transport.handshake import PROTOCOL
 from peer.transport.link import MAX_MALFORMED
 from peer.wire import gossip_pb2 as wire
 
@@ -46,7 +47,7 @@ class Caller:
         me = identity(0)
         plane = wire.DATA_PLANE_GRPC if self.kind == "grpc" else wire.DATA_PLANE_DIRECT
         hello = wire.Hello(
-            protocol=1,
+            protocol=PROTOCOL,
             run=me.run,
             num_peers=2,
             fingerprint=me.fingerprint,
