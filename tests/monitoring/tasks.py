@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ EVERY = 100
 
 class NowAndThenNan(DigitsMLP):
     """In training only: every hundredth chunk of a peer."""
+
+    repeatable: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,6 +25,14 @@ KINDS = {"timeseries", "stat", "bargauge", "heatmap", "state-timeline", "table",
 UNITS = {value for name, value in vars(units).items() if isinstance(value, str) and not name.startswith("_")}
 #: Metric names as queries have them, those of recording rules included.
 NAME = re.compile(r"\b(?:run_peer:|run:)?(?:grapevine|process)_[a-z0-9_:]+")
+
+def _names(name: str, kind: Kind) -> list[str]:
+    """What a metric is called in queries."""
+    suffixes = {Kind.HISTOGRAM: ("_bucket", "_sum", "_count"), Kind.SUMMARY: ("_sum", "_count")}
+    return [name + suffix for suffix in suffixes.get(kind, ("",))]
+
+
+EXPORTED = {name: metric.name for metric in METRICS for name in _names(metric.name, metric.kind)}
 
 each_board = pytest.mark.parametrize("name", sorted(BOARDS))
 
@@ -151,6 +160,7 @@ def test_rules_ask_only_for_what_peers_export() -> None:
         assert _bases(rule["expr"]) <= declared, rule
 
 
+@cache
 def rules() -> list[dict[str, Any]]:
     """All rules of docker/prometheus."""
     found = []
@@ -162,14 +172,8 @@ def rules() -> list[dict[str, Any]]:
 
 def _bases(expr: str) -> set[str]:
     """Declared names of the metrics that an expression asks for, through recording rules."""
-    exported = {name: metric.name for metric in METRICS for name in _names(metric.name, metric.kind)}
     recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
     found: set[str] = set()
     for name in NAME.findall(expr):
-        found |= _bases(recorded[name]) if name in recorded else {exported.get(name, name)}
+        found |= _bases(recorded[name]) if name in recorded else {EXPORTED.get(name, name)}
     return found
-
-
-def _names(name: str, kind: Kind) -> list[str]:
-    suffixes = {Kind.HISTOGRAM: ("_bucket", "_sum", "_count"), Kind.SUMMARY: ("_sum", "_count")}
-    return [name + suffix for suffix in suffixes.get(kind, ("",))]
