@@ -59,4 +59,3 @@ def _needed(panel: Mapping[str, Any], target: Mapping[str, Any]) -> set[str]:
 def filled(expr: str, values: Mapping[str, str]) -> str:
     """The query with Grafana's variables replaced; $1 is no variable but label_replace's."""
     return re.sub(r"\$([a-z_]\w*)", lambda found: values[found[1]], expr)
-

@@ -84,7 +84,15 @@ def running(folder: Path, port: int, targets: Sequence[int]) -> Iterator[Prometh
     assert replaced == 1
     (folder / "prometheus.yml").write_text(config)
     listen = f"127.0.0.1:{port}"
-    words = ["prometheus", "--config.file", "prometheus.yml", "--storage.tsdb.path", "data", "--web.listen-address", listen]
+    words = [
+        "prometheus",
+        "--config.file",
+        "prometheus.yml",
+        "--storage.tsdb.path",
+        "data",
+        "--web.listen-address",
+        listen,
+    ]
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(words, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) as process,

@@ -26,6 +26,7 @@ UNITS = {value for name, value in vars(units).items() if isinstance(value, str) 
 #: Metric names as queries have them, those of recording rules included.
 NAME = re.compile(r"\b(?:run_peer:|run:)?(?:grapevine|process)_[a-z0-9_:]+")
 
+
 def _names(name: str, kind: Kind) -> list[str]:
     """What a metric is called in queries."""
     suffixes = {Kind.HISTOGRAM: ("_bucket", "_sum", "_count"), Kind.SUMMARY: ("_sum", "_count")}
@@ -136,7 +137,12 @@ def test_dashboards_lead_to_each_other() -> None:
     led_to = set()
     for board in BOARDS.values():
         (link,) = board["links"]
-        assert (link["type"], link["tags"], link["includeVars"], link["keepTime"]) == ("dashboards", board["tags"], True, True)
+        assert (link["type"], link["tags"], link["includeVars"], link["keepTime"]) == (
+            "dashboards",
+            board["tags"],
+            True,
+            True,
+        )
         for uid, variables in re.findall(r"/d/([\w-]+)/[\w-]+\?([^\"]*)", json.dumps(board["panels"])):
             led_to.add(uid)
             target = next(other for other in BOARDS.values() if other["uid"] == uid)

@@ -110,7 +110,9 @@ def _asked(watched: Watched, asked: Asked, expr: str) -> Iterator[str]:
     samples = [value for series in found for _, value in series.get("values", [series.get("value")])]
     if found and not any(map(finite, samples)):
         yield f"{asked.where}: no finite value: {expr}"
-    if len({tuple(sorted((label, series["metric"].get(label)) for label in asked.labels)) for series in found}) < len(found):
+    if len({tuple(sorted((label, series["metric"].get(label)) for label in asked.labels)) for series in found}) < len(
+        found
+    ):
         yield f"{asked.where}: several series look alike: {[series['metric'] for series in found]}"
 
 
@@ -145,7 +147,9 @@ def _rules(watched: Watched) -> Iterator[str]:
                 keys = {"run"}
             if not found:
                 yield f"{rule['name']}: no data: {everything}"
-            yield from (f"{rule['name']}: {series['metric']}" for series in found if labels_of(series) - {"__name__"} != keys)
+            yield from (
+                f"{rule['name']}: {series['metric']}" for series in found if labels_of(series) - {"__name__"} != keys
+            )
             if rule["type"] == "recording" and not watched.prometheus.instant(rule["name"]):
                 yield f"{rule['name']} was not recorded"
 

@@ -61,14 +61,18 @@ def test_every_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     assert "{{ $labels.run }}" in annotations["summary"]
     assert annotations["runbook"] == f"docs/monitoring.md#{rule['alert'].lower()}"
     assert f"\n### {rule['alert']}\n" in GUIDE
-    assert re.search(rf"^\| \[{rule['alert']}\]\(#{rule['alert'].lower()}\) \| {rule['labels']['severity']} \|", GUIDE, re.MULTILINE)
+    assert re.search(
+        rf"^\| \[{rule['alert']}\]\(#{rule['alert'].lower()}\) \| {rule['labels']['severity']} \|", GUIDE, re.MULTILINE
+    )
 
 
 def test_both_configurations_differ_in_how_peers_are_found_and_in_nothing_else() -> None:
     dns, static = (loaded(SHIPPED / name) for name in CONFIGS)
     (by_name,), (by_address,) = dns.pop("scrape_configs"), static.pop("scrape_configs")
     assert dns == static
-    assert by_name.pop("dns_sd_configs")[0]["port"] == int(by_address.pop("static_configs")[0]["targets"][0].split(":")[1])
+    assert by_name.pop("dns_sd_configs")[0]["port"] == int(
+        by_address.pop("static_configs")[0]["targets"][0].split(":")[1]
+    )
     assert by_name == by_address == {"job_name": "grapevine"}
 
 

@@ -32,5 +32,6 @@ def all_dashboards() -> dict[str, Dashboard]:
 def rendered() -> dict[str, str]:
     """The text of each file."""
     return {
-        name: json.dumps(made, cls=JSONEncoder, indent=2, sort_keys=True) + "\n" for name, made in all_dashboards().items()
+        name: json.dumps(made, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+        for name, made in all_dashboards().items()
     }

@@ -23,12 +23,14 @@ from dashboards.panels import (
     states,
     steps,
 )
+from dashboards.promql import applied, idle, mean, quantile, rate, share
 
 #: The peers chosen of the run chosen.
 CHOSEN = 'run="$run",peer=~"$peer"'
-RATE = "[$__rate_interval]"
 EIGHTH = 3
-PEER_PAGE = "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
+PEER_PAGE = (
+    "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
+)
 
 
 def cluster_overview() -> Dashboard:
@@ -88,24 +90,21 @@ def _now() -> Section:
             number(
                 "Samples per second",
                 "Samples whose gradient went into an update, of all peers.",
-                Query(f'sum(rate(grapevine_samples_total{{{CHOSEN},fate="applied"}}{RATE}))'),
+                Query(applied(CHOSEN)),
                 unit="short",
                 width=EIGHTH,
             ),
             number(
                 "Rounds per second",
                 "Rounds that a peer finishes, mean over the peers.",
-                Query(f"avg(sum by (peer) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE})))"),
+                Query(f"avg({rate('grapevine_rounds_total', CHOSEN, 'peer')})"),
                 unit="short",
                 width=EIGHTH,
             ),
             number(
                 "Idle share",
                 "Share of the trainers' time in which they had nothing to compute.",
-                Query(
-                    f'sum(rate(grapevine_trainer_seconds_total{{{CHOSEN},state="idle"}}{RATE}))'
-                    f" / sum(rate(grapevine_trainer_seconds_total{{{CHOSEN}}}{RATE}))"
-                ),
+                Query(idle(CHOSEN)),
                 unit="percentunit",
                 width=EIGHTH,
                 thresholds=steps(GREEN, (0.2, YELLOW), (0.5, RED)),
@@ -140,7 +139,8 @@ def _learning() -> Section:
                 "Of each peer to the models its neighbours sent, before mixing. It falls with the learning rate and with more exchange; "
                 "growing without end means divergence. 0 in ring all-reduce.",
                 Query(
-                    f"grapevine_neighbor_distance{{{CHOSEN}}} or 0 * max by (peer) (grapevine_round{{{CHOSEN}}})", "peer {{peer}}"
+                    f"max by (peer) (grapevine_neighbor_distance{{{CHOSEN}}}) or 0 * max by (peer) (grapevine_round{{{CHOSEN}}})",
+                    "peer {{peer}}",
                 ),
                 unit="none",
             ),
@@ -155,14 +155,14 @@ def _progress() -> Section:
             series(
                 "Samples per second",
                 "Samples whose gradient went into an update, by peer. A straggler's band is thin; the others' must not be.",
-                Query(f'sum by (peer) (rate(grapevine_samples_total{{{CHOSEN},fate="applied"}}{RATE}))', "peer {{peer}}"),
+                Query(applied(CHOSEN, "peer"), "peer {{peer}}"),
                 unit="short",
                 stacked=True,
             ),
             series(
                 "Why rounds close",
                 "Rounds per second of all peers, by reason. quota: own work was done. word: somebody else's was. timeout: nobody's was.",
-                Query(f"sum by (reason) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE}))", "{{reason}}"),
+                Query(rate("grapevine_rounds_total", CHOSEN, "reason"), "{{reason}}"),
                 unit="short",
                 stacked=True,
             ),
@@ -170,7 +170,8 @@ def _progress() -> Section:
                 "Rounds behind the foremost",
                 "How many rounds each peer is behind the one that has finished most. Who was stopped for a while comes back to about 0.",
                 Query(
-                    f'scalar(max(grapevine_round{{run="$run"}})) - max by (peer) (grapevine_round{{{CHOSEN}}})', "peer {{peer}}"
+                    f'scalar(max(grapevine_round{{run="$run"}})) - max by (peer) (grapevine_round{{{CHOSEN}}})',
+                    "peer {{peer}}",
                 ),
                 unit="none",
             ),
@@ -194,7 +195,7 @@ def _waiting() -> Section:
             matrix(
                 "Share of time waited",
                 "Row: the peer that waits. Column: the peer whose word, or whose exchange, came last. A dark column is a straggler.",
-                Query(f"sum by (peer, waited_for) (rate(grapevine_waited_seconds_total{{{CHOSEN}}}{RATE}))"),
+                Query(rate("grapevine_waited_seconds_total", CHOSEN, "peer", "waited_for")),
                 down="peer",
                 across="waited_for",
                 unit="percentunit",
@@ -210,7 +211,7 @@ def _waiting() -> Section:
                 ),
                 edges=Query(
                     "label_replace(label_replace(label_join("
-                    f"sum by (peer, neighbor) (rate(grapevine_neighbor_sent_bytes_total{{{CHOSEN}}}{RATE})),"
+                    f"{rate('grapevine_neighbor_sent_bytes_total', CHOSEN, 'peer', 'neighbor')},"
                     ' "id", "-", "peer", "neighbor"), "source", "$1", "peer", "(.*)"), "target", "$1", "neighbor", "(.*)")',
                     unit="Bps",
                 ),
@@ -219,7 +220,7 @@ def _waiting() -> Section:
                 "Who closes rounds first",
                 "Rounds per second of all peers, by the peer that was the first to have closed them. In a healthy run of equal machines "
                 "all take turns; a straggler never does.",
-                Query(f"sum by (closer) (rate(grapevine_rounds_closed_first_total{{{CHOSEN}}}{RATE}))", "peer {{closer}}"),
+                Query(rate("grapevine_rounds_closed_first_total", CHOSEN, "closer"), "peer {{closer}}"),
                 unit="short",
                 width=FULL,
                 stacked=True,
@@ -237,8 +238,7 @@ def _time() -> Section:
                 "Of all peers' rounds. computing: until the own quota is done or the round closes. waiting: from there to the close. "
                 "exchanging: after the close, what did not hide behind computing. mixing: the algorithm's mathematics.",
                 Query(
-                    f"sum by (activity) (rate(grapevine_activity_seconds_total{{{CHOSEN}}}{RATE}))"
-                    f" / scalar(sum(rate(grapevine_activity_seconds_total{{{CHOSEN}}}{RATE})))",
+                    share("grapevine_activity_seconds_total", CHOSEN, "activity"),
                     "{{activity}}",
                 ),
                 unit="percentunit",
@@ -249,8 +249,7 @@ def _time() -> Section:
                 "Idle share",
                 "Share of its time in which a peer's trainer had nothing to compute.",
                 Query(
-                    f'sum by (peer) (rate(grapevine_trainer_seconds_total{{{CHOSEN},state="idle"}}{RATE}))'
-                    f" / sum by (peer) (rate(grapevine_trainer_seconds_total{{{CHOSEN}}}{RATE}))",
+                    idle(CHOSEN, "peer"),
                     "peer {{peer}}",
                 ),
                 unit="percentunit",
@@ -275,14 +274,17 @@ def _failures() -> Section:
                 "Missed payloads",
                 "Edges lost for one exchange, per second, by reason. deadline: given up here; declined: given up there; suspect: not "
                 "even begun with a silent peer.",
-                Query(f"sum by (reason) (rate(grapevine_neighbor_missed_payloads_total{{{CHOSEN}}}{RATE}))", "{{reason}}"),
+                Query(rate("grapevine_neighbor_missed_payloads_total", CHOSEN, "reason"), "{{reason}}"),
                 unit="short",
                 width=QUARTER,
             ),
             series(
                 "Chunks that did not count",
                 "Per second. redone: dropped when a round closed, to be computed again. nonfinite: loss or gradient NaN or infinite.",
-                Query(f'sum by (fate) (rate(grapevine_chunks_total{{{CHOSEN},fate=~"redone|nonfinite"}}{RATE}))', "{{fate}}"),
+                Query(
+                    rate("grapevine_chunks_total", f'{CHOSEN},fate=~"redone|nonfinite"', "fate"),
+                    "{{fate}}",
+                ),
                 unit="short",
                 width=QUARTER,
             ),
@@ -308,8 +310,7 @@ def _processes() -> Section:
                 "Event-loop lag, 99th percentile",
                 "How much later than asked for the event loop woke up. The alert GrapevineLoopLag fires above the dashed line.",
                 Query(
-                    "histogram_quantile(0.99, sum by (peer, le)"
-                    f" (rate(grapevine_loop_lag_seconds_bucket{{{CHOSEN}}}{RATE})))",
+                    quantile(0.99, "grapevine_loop_lag_seconds", CHOSEN, "peer"),
                     "peer {{peer}}",
                 ),
                 unit="s",
@@ -319,7 +320,7 @@ def _processes() -> Section:
             series(
                 "Bytes sent",
                 "Per second, by peer, over all its neighbours: payloads, headers, words.",
-                Query(f"sum by (peer) (rate(grapevine_neighbor_sent_bytes_total{{{CHOSEN}}}{RATE}))", "peer {{peer}}"),
+                Query(rate("grapevine_neighbor_sent_bytes_total", CHOSEN, "peer"), "peer {{peer}}"),
                 unit="Bps",
                 width=THIRD,
             ),
@@ -346,7 +347,7 @@ def _peers() -> Section:
                 Query(f"max by (peer) (grapevine_round{{{CHOSEN}}})", "round", unit="none"),
                 Query(f"max by (peer) (grapevine_train_loss{{{CHOSEN}}})", "train loss", unit="none", decimals=3),
                 Query(
-                    f'sum by (peer) (rate(grapevine_samples_total{{{CHOSEN},fate="applied"}}{RATE}))',
+                    applied(CHOSEN, "peer"),
                     "samples per second",
                     unit="short",
                 ),
@@ -359,8 +360,7 @@ def _peers() -> Section:
                 ),
                 Query(f"max by (peer) (grapevine_idle_ratio{{{CHOSEN}}})", "idle", unit="percentunit", decimals=0),
                 Query(
-                    f"sum by (peer) (rate(grapevine_staleness_updates_sum{{{CHOSEN}}}{RATE}))"
-                    f" / sum by (peer) (rate(grapevine_staleness_updates_count{{{CHOSEN}}}{RATE}))",
+                    mean("grapevine_staleness_updates", CHOSEN, "peer"),
                     "staleness",
                     unit="none",
                     decimals=2,

@@ -6,9 +6,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.board import Choice, Section, board
 from dashboards.panels import FULL, QUARTER, THIRD, Query, facts, rows, series
+from dashboards.promql import applied, idle, mean, quantile, rate, share
 
 CHOSEN = 'run=~"$run"'
-RATE = "[$__rate_interval]"
 #: The last value of a series in the time shown, also of runs that have ended.
 SHOWN = "[$__range]"
 
@@ -24,7 +24,18 @@ def algorithm_laboratory() -> Dashboard:
 
 
 def _runs() -> Section:
-    options = ("run", "algorithm", "topology", "closing", "in_flight", "weighting", "wire_dtype", "trainer", "task", "peers")
+    options = (
+        "run",
+        "algorithm",
+        "topology",
+        "closing",
+        "in_flight",
+        "weighting",
+        "wire_dtype",
+        "trainer",
+        "task",
+        "peers",
+    )
     return Section(
         "Runs",
         [
@@ -46,7 +57,9 @@ def _runs() -> Section:
                     unit="short",
                 ),
                 Query(
-                    f"max by (run) (last_over_time(grapevine_training_seconds_total{{{CHOSEN}}}{SHOWN}))", "seconds", unit="s"
+                    f"max by (run) (last_over_time(grapevine_training_seconds_total{{{CHOSEN}}}{SHOWN}))",
+                    "seconds",
+                    unit="s",
                 ),
                 Query(
                     f"avg by (run) (last_over_time(grapevine_train_loss{{{CHOSEN}}}{SHOWN}))",
@@ -140,14 +153,14 @@ def _speed() -> Section:
             series(
                 "Samples per second",
                 "Samples whose gradient went into an update, of all peers.",
-                Query(f'sum by (run) (rate(grapevine_samples_total{{{CHOSEN},fate="applied"}}{RATE}))', "{{run}}"),
+                Query(applied(CHOSEN, "run"), "{{run}}"),
                 unit="short",
                 width=QUARTER,
             ),
             series(
                 "Rounds per second",
                 "Rounds that a peer finishes, mean over the peers.",
-                Query(f"avg by (run) (sum by (run, peer) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE})))", "{{run}}"),
+                Query(f"avg by (run) ({rate('grapevine_rounds_total', CHOSEN, 'run', 'peer')})", "{{run}}"),
                 unit="short",
                 width=QUARTER,
             ),
@@ -155,8 +168,7 @@ def _speed() -> Section:
                 "Share of samples that count",
                 "Samples in an update, of all that were computed: the rest was redone, or not finite.",
                 Query(
-                    f'sum by (run) (rate(grapevine_samples_total{{{CHOSEN},fate="applied"}}{RATE}))'
-                    f" / sum by (run) (rate(grapevine_samples_total{{{CHOSEN}}}{RATE}))",
+                    applied(CHOSEN, "run") + " / " + rate("grapevine_samples_total", CHOSEN, "run"),
                     "{{run}}",
                 ),
                 unit="percentunit",
@@ -167,8 +179,7 @@ def _speed() -> Section:
                 "Idle share",
                 "Share of the trainers' time in which they had nothing to compute.",
                 Query(
-                    f'sum by (run) (rate(grapevine_trainer_seconds_total{{{CHOSEN},state="idle"}}{RATE}))'
-                    f" / sum by (run) (rate(grapevine_trainer_seconds_total{{{CHOSEN}}}{RATE}))",
+                    idle(CHOSEN, "run"),
                     "{{run}}",
                 ),
                 unit="percentunit",
@@ -179,9 +190,7 @@ def _speed() -> Section:
                 "Share of wall time",
                 "What the rounds are at, of all peers.",
                 Query(
-                    f"sum by (run, activity) (rate(grapevine_activity_seconds_total{{{CHOSEN}}}{RATE}))"
-                    " / on (run) group_left ()"
-                    f" sum by (run) (rate(grapevine_activity_seconds_total{{{CHOSEN}}}{RATE}))",
+                    share("grapevine_activity_seconds_total", CHOSEN, "activity", within=("run",)),
                     "{{run}}, {{activity}}",
                 ),
                 unit="percentunit",
@@ -202,11 +211,10 @@ def _rounds() -> Section:
                 "Median and 95th percentile over all peers, from opening a round to its end.",
                 *(
                     Query(
-                        f"histogram_quantile({quantile}, sum by (run, le)"
-                        f" (rate(grapevine_round_seconds_bucket{{{CHOSEN}}}{RATE})))",
+                        quantile(q, "grapevine_round_seconds", CHOSEN, "run"),
                         f"{{{{run}}}}, {name}",
                     )
-                    for quantile, name in ((0.5, "median"), (0.95, "95 %"))
+                    for q, name in ((0.5, "median"), (0.95, "95 %"))
                 ),
                 unit="s",
                 width=THIRD,
@@ -216,11 +224,10 @@ def _rounds() -> Section:
                 "Median and 95th percentile over all peers, from the close of a round until every exchange is over.",
                 *(
                     Query(
-                        f"histogram_quantile({quantile}, sum by (run, le)"
-                        f" (rate(grapevine_exchange_wait_seconds_bucket{{{CHOSEN}}}{RATE})))",
+                        quantile(q, "grapevine_exchange_wait_seconds", CHOSEN, "run"),
                         f"{{{{run}}}}, {name}",
                     )
-                    for quantile, name in ((0.5, "median"), (0.95, "95 %"))
+                    for q, name in ((0.5, "median"), (0.95, "95 %"))
                 ),
                 unit="s",
                 width=THIRD,
@@ -229,8 +236,7 @@ def _rounds() -> Section:
                 "Why rounds close",
                 "Share of the rounds of all peers, by reason.",
                 Query(
-                    f"sum by (run, reason) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE}))"
-                    f" / on (run) group_left () sum by (run) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE}))",
+                    share("grapevine_rounds_total", CHOSEN, "reason", within=("run",)),
                     "{{run}}, {{reason}}",
                 ),
                 unit="percentunit",
@@ -249,8 +255,7 @@ def _staleness() -> Section:
                 "Mean staleness",
                 "Updates between reading parameters and applying a chunk's gradient, mean over the chunks of all peers.",
                 Query(
-                    f"sum by (run) (rate(grapevine_staleness_updates_sum{{{CHOSEN}}}{RATE}))"
-                    f" / sum by (run) (rate(grapevine_staleness_updates_count{{{CHOSEN}}}{RATE}))",
+                    mean("grapevine_staleness_updates", CHOSEN, "run"),
                     "{{run}}",
                 ),
                 unit="none",
@@ -260,8 +265,7 @@ def _staleness() -> Section:
                 "Staleness, 99th percentile",
                 "Of the chunks of all peers; buckets end at 0, 1, 2, 4, 8, 16 and 32.",
                 Query(
-                    "histogram_quantile(0.99, sum by (run, le)"
-                    f" (rate(grapevine_staleness_updates_bucket{{{CHOSEN}}}{RATE})))",
+                    quantile(0.99, "grapevine_staleness_updates", CHOSEN, "run"),
                     "{{run}}",
                 ),
                 unit="none",
@@ -271,8 +275,7 @@ def _staleness() -> Section:
                 "What became of chunks",
                 "Share of the chunks of all peers. Only with --in-flight redo are chunks redone.",
                 Query(
-                    f"sum by (run, fate) (rate(grapevine_chunks_total{{{CHOSEN}}}{RATE}))"
-                    f" / on (run) group_left () sum by (run) (rate(grapevine_chunks_total{{{CHOSEN}}}{RATE}))",
+                    share("grapevine_chunks_total", CHOSEN, "fate", within=("run",)),
                     "{{run}}, {{fate}}",
                 ),
                 unit="percentunit",
@@ -291,8 +294,9 @@ def _traffic() -> Section:
                 "Bytes sent for a round",
                 "By a peer, to all its neighbours.",
                 Query(
-                    f"sum by (run) (rate(grapevine_neighbor_sent_bytes_total{{{CHOSEN}}}{RATE}))"
-                    f" / sum by (run) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE}))",
+                    rate("grapevine_neighbor_sent_bytes_total", CHOSEN, "run")
+                    + " / "
+                    + rate("grapevine_rounds_total", CHOSEN, "run"),
                     "{{run}}",
                 ),
                 unit="bytes",
@@ -302,8 +306,9 @@ def _traffic() -> Section:
                 "Missed payloads",
                 "Edges lost for one exchange, in a peer's round.",
                 Query(
-                    f"sum by (run) (rate(grapevine_neighbor_missed_payloads_total{{{CHOSEN}}}{RATE}))"
-                    f" / sum by (run) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE}))",
+                    rate("grapevine_neighbor_missed_payloads_total", CHOSEN, "run")
+                    + " / "
+                    + rate("grapevine_rounds_total", CHOSEN, "run"),
                     "{{run}}",
                 ),
                 unit="none",
@@ -314,9 +319,8 @@ def _traffic() -> Section:
                 "MATCHA: share of the rounds in which a matching was active. It tends to the activation probability p_j, which "
                 "grapevine plan shows.",
                 Query(
-                    f"avg by (run, matching) (rate(grapevine_matchings_activated_total{{{CHOSEN}}}{RATE})"
-                    " / on (run, peer) group_left ()"
-                    f" sum by (run, peer) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE})))",
+                    f"avg by (run, matching) ({rate('grapevine_matchings_activated_total', CHOSEN, 'run', 'peer', 'matching')}"
+                    f" / on (run, peer) group_left () {rate('grapevine_rounds_total', CHOSEN, 'run', 'peer')})",
                     "{{run}}, matching {{matching}}",
                 ),
                 unit="percentunit",
@@ -327,8 +331,7 @@ def _traffic() -> Section:
                 "An evaluation",
                 "Mean seconds of the evaluation of a peer's model, beside training. Needs --metrics-eval-every.",
                 Query(
-                    f"sum by (run) (rate(grapevine_evaluation_seconds_sum{{{CHOSEN}}}[$__range]))"
-                    f" / sum by (run) (rate(grapevine_evaluation_seconds_count{{{CHOSEN}}}[$__range]))",
+                    mean("grapevine_evaluation_seconds", CHOSEN, "run", over=SHOWN),
                     "{{run}}",
                 ),
                 unit="s",

@@ -22,13 +22,15 @@ from dashboards.panels import (
     states,
     steps,
 )
+from dashboards.promql import applied, mean, rate, share
 
 CHOSEN = 'run="$run",peer="$peer"'
 #: The neighbours chosen of the peer chosen.
 EDGES = f'{CHOSEN},neighbor=~"$neighbor"'
-RATE = "[$__rate_interval]"
 EIGHTH = 3
-NEIGHBOR_PAGE = "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
+NEIGHBOR_PAGE = (
+    "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
+)
 
 
 def one_peer() -> Dashboard:
@@ -89,7 +91,7 @@ def _now() -> Section:
             number(
                 "Samples per second",
                 "Samples whose gradient went into an update.",
-                Query(f'sum(rate(grapevine_samples_total{{{CHOSEN},fate="applied"}}{RATE}))'),
+                Query(applied(CHOSEN)),
                 unit="short",
                 width=EIGHTH,
             ),
@@ -131,8 +133,7 @@ def _rounds() -> Section:
                 "What its rounds are at. computing: until its quota is done or the round closes. waiting: from there to the close. "
                 "exchanging: after the close, what did not hide behind computing. mixing: the algorithm's mathematics.",
                 Query(
-                    f"sum by (activity) (rate(grapevine_activity_seconds_total{{{CHOSEN}}}{RATE}))"
-                    f" / scalar(sum(rate(grapevine_activity_seconds_total{{{CHOSEN}}}{RATE})))",
+                    share("grapevine_activity_seconds_total", CHOSEN, "activity"),
                     "{{activity}}",
                 ),
                 unit="percentunit",
@@ -142,13 +143,13 @@ def _rounds() -> Section:
             histogram(
                 "Length of rounds",
                 "Seconds from opening a round to its end; rounds per second in each bucket.",
-                f"sum by (le) (rate(grapevine_round_seconds_bucket{{{CHOSEN}}}{RATE}))",
+                rate("grapevine_round_seconds_bucket", CHOSEN, "le"),
                 unit="s",
             ),
             series(
                 "Why rounds close",
                 "Rounds per second, by reason.",
-                Query(f"sum by (reason) (rate(grapevine_rounds_total{{{CHOSEN}}}{RATE}))", "{{reason}}"),
+                Query(rate("grapevine_rounds_total", CHOSEN, "reason"), "{{reason}}"),
                 unit="short",
                 width=THIRD,
                 stacked=True,
@@ -156,7 +157,7 @@ def _rounds() -> Section:
             series(
                 "Who closed them first",
                 "Rounds per second, by the peer that was the first known here to have closed them.",
-                Query(f"sum by (closer) (rate(grapevine_rounds_closed_first_total{{{CHOSEN}}}{RATE}))", "peer {{closer}}"),
+                Query(rate("grapevine_rounds_closed_first_total", CHOSEN, "closer"), "peer {{closer}}"),
                 unit="short",
                 width=THIRD,
                 stacked=True,
@@ -165,7 +166,7 @@ def _rounds() -> Section:
                 "Words heard",
                 "CLOSED words per second, and payloads that say the same. new: closed a round here, or told that one may; known, stale: "
                 "too late to; future: kept for later; own: came back.",
-                Query(f"sum by (kind) (rate(grapevine_closed_words_total{{{CHOSEN}}}{RATE}))", "{{kind}}"),
+                Query(rate("grapevine_closed_words_total", CHOSEN, "kind"), "{{kind}}"),
                 unit="short",
                 width=THIRD,
             ),
@@ -181,7 +182,7 @@ def _chunks() -> Section:
                 "Chunks",
                 "Per second, by what became of them. finished: counted in the round they began in. carried: in a later one. redone: "
                 "dropped when the round closed. nonfinite: loss or gradient NaN or infinite.",
-                Query(f"sum by (fate) (rate(grapevine_chunks_total{{{CHOSEN}}}{RATE}))", "{{fate}}"),
+                Query(rate("grapevine_chunks_total", CHOSEN, "fate"), "{{fate}}"),
                 unit="short",
                 width=THIRD,
                 stacked=True,
@@ -190,8 +191,7 @@ def _chunks() -> Section:
                 "Trainer",
                 "Share of its time that the trainer computed, and had nothing to compute.",
                 Query(
-                    f"sum by (state) (rate(grapevine_trainer_seconds_total{{{CHOSEN}}}{RATE}))"
-                    f" / scalar(sum(rate(grapevine_trainer_seconds_total{{{CHOSEN}}}{RATE})))",
+                    share("grapevine_trainer_seconds_total", CHOSEN, "state"),
                     "{{state}}",
                 ),
                 unit="percentunit",
@@ -202,7 +202,7 @@ def _chunks() -> Section:
             histogram(
                 "Staleness",
                 "Updates between reading parameters and applying a chunk's gradient; chunks per second in each bucket.",
-                f"sum by (le) (rate(grapevine_staleness_updates_bucket{{{CHOSEN}}}{RATE}))",
+                rate("grapevine_staleness_updates_bucket", CHOSEN, "le"),
                 unit="none",
                 width=THIRD,
             ),
@@ -211,10 +211,7 @@ def _chunks() -> Section:
 
 
 def _neighbors() -> Section:
-    waited = (
-        'label_replace(sum by (waited_for, activity) (rate(grapevine_waited_seconds_total{%s,waited_for=~"$neighbor"}%s)),'
-        ' "neighbor", "$1", "waited_for", "(.*)")' % (CHOSEN, RATE)
-    )
+    waited = rate("grapevine_waited_seconds_total", f'{CHOSEN},waited_for=~"$neighbor"', "waited_for", "activity")
     return Section(
         "Neighbours",
         [
@@ -241,7 +238,7 @@ def _neighbors() -> Section:
             series(
                 "Waiting for",
                 "Share of its time that it waited for this neighbour: for its word, or for its exchange to be over.",
-                Query(waited, "peer {{neighbor}}, {{activity}}"),
+                Query(waited, "peer {{waited_for}}, {{activity}}"),
                 unit="percentunit",
                 width=QUARTER,
             ),
@@ -249,8 +246,7 @@ def _neighbors() -> Section:
                 "Exchange",
                 "Mean seconds from opening an exchange to its end, of those that were committed. Most of it hides behind computing.",
                 Query(
-                    f"sum by (neighbor) (rate(grapevine_neighbor_exchange_seconds_sum{{{EDGES}}}{RATE}))"
-                    f" / sum by (neighbor) (rate(grapevine_neighbor_exchange_seconds_count{{{EDGES}}}{RATE}))",
+                    mean("grapevine_neighbor_exchange_seconds", EDGES, "neighbor"),
                     "peer {{neighbor}}",
                 ),
                 unit="s",
@@ -273,14 +269,15 @@ def _neighbors() -> Section:
             series(
                 "Bytes sent",
                 "Per second: payloads, headers, words.",
-                Query(f"sum by (neighbor) (rate(grapevine_neighbor_sent_bytes_total{{{EDGES}}}{RATE}))", "to {{neighbor}}"),
+                Query(rate("grapevine_neighbor_sent_bytes_total", EDGES, "neighbor"), "to {{neighbor}}"),
                 unit="Bps",
             ),
             series(
                 "Bytes received",
                 "Per second: payloads, headers, words.",
                 Query(
-                    f"sum by (neighbor) (rate(grapevine_neighbor_received_bytes_total{{{EDGES}}}{RATE}))", "from {{neighbor}}"
+                    rate("grapevine_neighbor_received_bytes_total", EDGES, "neighbor"),
+                    "from {{neighbor}}",
                 ),
                 unit="Bps",
             ),
@@ -303,7 +300,7 @@ def _losses() -> Section:
                 "Missed payloads",
                 "Edges lost for one exchange, per second, by neighbour and reason.",
                 Query(
-                    f"sum by (neighbor, reason) (rate(grapevine_neighbor_missed_payloads_total{{{EDGES}}}{RATE}))",
+                    rate("grapevine_neighbor_missed_payloads_total", EDGES, "neighbor", "reason"),
                     "peer {{neighbor}}, {{reason}}",
                 ),
                 unit="short",
@@ -313,7 +310,8 @@ def _losses() -> Section:
                 "Late payloads",
                 "That came when their exchange was over here, per second.",
                 Query(
-                    f"sum by (neighbor) (rate(grapevine_neighbor_late_payloads_total{{{EDGES}}}{RATE}))", "peer {{neighbor}}"
+                    rate("grapevine_neighbor_late_payloads_total", EDGES, "neighbor"),
+                    "peer {{neighbor}}",
                 ),
                 unit="short",
                 width=QUARTER,
@@ -321,14 +319,14 @@ def _losses() -> Section:
             series(
                 "Messages dropped",
                 "Per second, by reason; they harmed nothing.",
-                Query(f"sum by (reason) (rate(grapevine_dropped_messages_total{{{CHOSEN}}}{RATE}))", "{{reason}}"),
+                Query(rate("grapevine_dropped_messages_total", CHOSEN, "reason"), "{{reason}}"),
                 unit="short",
                 width=QUARTER,
             ),
             series(
                 "Links refused",
                 "Per second, by the field in which the other end differed.",
-                Query(f"sum by (field) (rate(grapevine_refused_links_total{{{CHOSEN}}}{RATE}))", "{{field}}"),
+                Query(rate("grapevine_refused_links_total", CHOSEN, "field"), "{{field}}"),
                 unit="short",
                 width=QUARTER,
             ),
@@ -343,14 +341,14 @@ def _process() -> Section:
             histogram(
                 "Event-loop lag",
                 "How much later than asked for the event loop woke up, ten times a second; wake-ups per second in each bucket.",
-                f"sum by (le) (rate(grapevine_loop_lag_seconds_bucket{{{CHOSEN}}}{RATE}))",
+                rate("grapevine_loop_lag_seconds_bucket", CHOSEN, "le"),
                 unit="s",
                 width=QUARTER,
             ),
             series(
                 "Processor",
                 "Cores in use.",
-                Query(f"rate(process_cpu_seconds_total{{{CHOSEN}}}{RATE})", "peer {{peer}}"),
+                Query(rate("process_cpu_seconds_total", CHOSEN, "peer"), "peer {{peer}}"),
                 unit="none",
                 width=QUARTER,
             ),
@@ -384,6 +382,14 @@ def _settings() -> Section:
                 *options,
                 width=16,
             ),
-            facts("Build", "What runs here.", Query(f"grapevine_build_info{{{CHOSEN}}}"), "version", "python", "torch", width=8),
+            facts(
+                "Build",
+                "What runs here.",
+                Query(f"grapevine_build_info{{{CHOSEN}}}"),
+                "version",
+                "python",
+                "torch",
+                width=8,
+            ),
         ],
     )

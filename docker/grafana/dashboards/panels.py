@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, nodegraph, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    nodegraph,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as values
@@ -369,7 +379,8 @@ def _absolute(thresholds: Sequence[Threshold]) -> dashboard.ThresholdsConfig:
 
 def _words(words: Mapping[str, tuple[str, str]]) -> ValueMapping:
     options = {
-        value: ValueMappingResult(text=word, color=color, index=at) for at, (value, (word, color)) in enumerate(words.items())
+        value: ValueMappingResult(text=word, color=color, index=at)
+        for at, (value, (word, color)) in enumerate(words.items())
     }
     return ValueMap(options=options)
 
