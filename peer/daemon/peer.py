@@ -64,8 +64,8 @@ class Peer:
         self.at_start: list[Callable[[], object]] = []
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
-        self.metrics = PeerMetrics(self._parts.identity.settings)
-        self.metrics.ask(identity(config, peer))
+        self.metrics = PeerMetrics(config.run, peer, self._parts.identity.settings)
+        self.metrics.ask(identity(config))
         self._lag = LoopLag(self.metrics.lag)
         self._evaluation: Evaluation | None = None
         self._transport: Transport | None = None
@@ -242,6 +242,8 @@ class Peer:
         wanted = {j: self._addresses[j] for j in self._parts.schedule.links(round, self.peer) if j not in self._wanted}
         if wanted:
             self._wanted |= wanted.keys()
+            for j in wanted:
+                self.metrics.neighbor(j)
             self._transport.connect(wanted)
 
     def _check_refusals(self, said: Conversation) -> None:
