@@ -110,7 +110,8 @@ def running(folder: Path, port: int, targets: Sequence[int]) -> Iterator[Prometh
 def _ready(listen: str, process: subprocess.Popen[bytes], log: Path) -> str:
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
-        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
         try:
             with closing(urllib.request.urlopen(f"http://{listen}/-/ready", timeout=1)):
                 return listen

@@ -8,14 +8,14 @@ from functools import cache
 from typing import Any
 
 import pytest
-from dashboards import FOLDER, WITHOUT_PANEL, rendered
-from dashboards.panels import SOURCE
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from ruamel.yaml import YAML
 
+from dashboards import FOLDER, WITHOUT_PANEL, rendered
+from dashboards.panels import SOURCE
 from peer.metrics import METRICS, Kind
 from tests.monitoring.asked import OVER_TIME, boards, panels, queries
 from tests.monitoring.prometheus import SHIPPED
@@ -94,7 +94,7 @@ def test_every_panel_says_what_it_shows(name: str) -> None:
 
 def _is_curve(panel: dict[str, Any]) -> bool:
     """A number with its curve behind it."""
-    return panel["type"] == "stat" and panel["options"]["graphMode"] == "area"
+    return bool(panel["type"] == "stat" and panel["options"]["graphMode"] == "area")
 
 
 def _units(panel: dict[str, Any]) -> list[str]:
