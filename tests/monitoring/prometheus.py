@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 SHIPPED = Path(__file__).parents[2] / "docker" / "prometheus"
 FASTER = 15
 SCRAPE_SECONDS = 5 / FASTER
 PATIENCE_SECONDS = 20.0
+T = TypeVar("T")
 
 
 def faster(text: str) -> str:
@@ -66,33 +67,32 @@ class Prometheus:
 
     def until(self, expr: str, said: Callable[[list[dict[str, Any]]], bool]) -> None:
         """Ask again until the answer is as hoped."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not said(found := self.instant(expr)):
-            assert time.monotonic() < until, f"it never came true of {expr}: {found}"
-            select.select([], [], [], SCRAPE_SECONDS)  # nothing new is known before
+        until(lambda: self.instant(expr), said)
+
+    def addresses(self) -> set[str]:
+        """What it scrapes."""
+        return {target["scrapeUrl"] for target in self.get("targets", state="active")["activeTargets"]}
+
+
+def static(targets: Sequence[int]) -> str:
+    """docker/prometheus/prometheus-static.yml, faster, for these ports of 127.0.0.1."""
+    addresses = ", ".join(f'"127.0.0.1:{target}"' for target in targets)
+    config = faster((SHIPPED / "prometheus-static.yml").read_text())
+    config, replaced = re.subn(r"- targets: \[.*\]", f"- targets: [{addresses}]", config)
+    assert replaced == 1
+    return config
 
 
 @contextmanager
-def running(folder: Path, port: int, targets: Sequence[int]) -> Iterator[Prometheus]:
-    """Prometheus that scrapes these ports of 127.0.0.1, as docker/prometheus/prometheus-static.yml says."""
+def running(folder: Path, port: int, config: str, *before: str) -> Iterator[Prometheus]:
+    """Prometheus with this configuration and the shipped rules, faster. before: words that its command line begins with."""
     (folder / "rules").mkdir()
     for rules in (SHIPPED / "rules").glob("*.yml"):
         (folder / "rules" / rules.name).write_text(faster(rules.read_text()))
-    config = faster((SHIPPED / "prometheus-static.yml").read_text())
-    addresses = ", ".join(f'"127.0.0.1:{target}"' for target in targets)
-    config, replaced = re.subn(r"- targets: \[.*\]", f"- targets: [{addresses}]", config)
-    assert replaced == 1
     (folder / "prometheus.yml").write_text(config)
     listen = f"127.0.0.1:{port}"
-    words = [
-        "prometheus",
-        "--config.file",
-        "prometheus.yml",
-        "--storage.tsdb.path",
-        "data",
-        "--web.listen-address",
-        listen,
-    ]
+    options = {"--config.file": "prometheus.yml", "--storage.tsdb.path": "data", "--web.listen-address": listen}
+    words = [*before, "prometheus", *(f"{option}={value}" for option, value in options.items())]
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(words, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) as process,
@@ -108,15 +108,23 @@ def running(folder: Path, port: int, targets: Sequence[int]) -> Iterator[Prometh
 
 
 def _ready(listen: str, process: subprocess.Popen[bytes], log: Path) -> str:
-    until = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + PATIENCE_SECONDS
     while True:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
+        assert time.monotonic() < end, log.read_text()
         try:
             with closing(urllib.request.urlopen(f"http://{listen}/-/ready", timeout=1)):
                 return listen
         except OSError:
             select.select([], [], [], 0.05)
+
+
+def until(ask: Callable[[], T], said: Callable[[T], bool]) -> None:
+    """Ask again, at most as often as anything is new, until the answer is as hoped."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not said(answer := ask()):
+        assert time.monotonic() < end, f"it never came true: {answer}"
+        select.select([], [], [], SCRAPE_SECONDS)
 
 
 def finite(value: str) -> bool:

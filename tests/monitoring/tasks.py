@@ -9,11 +9,11 @@ from torch import Tensor
 
 from peer.training.tasks.digits import DigitsMLP
 
-EVERY = 100
+EVERY = 25
 
 
 class NowAndThenNan(DigitsMLP):
-    """In training only: every hundredth chunk of a peer."""
+    """In training only: every 25th chunk of a peer."""
 
     repeatable: ClassVar[bool] = False
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 
 from tests.cluster.test_up import assert_no_orphans, free_block, pids_of_peers, wait_for, warm
 from tests.monitoring.asked import Asked, boards, filled, queries
-from tests.monitoring.prometheus import FASTER, SCRAPE_SECONDS, Prometheus, finite, labels_of, running
+from tests.monitoring.prometheus import FASTER, SCRAPE_SECONDS, Prometheus, finite, labels_of, running, static
 
 pytestmark = [
     pytest.mark.processes,
@@ -59,14 +59,14 @@ class Watched:
 def watched(tmp_path: Path) -> Iterator[Watched]:
     """After all that the panels show has happened."""
     first = free_block(8)
-    common = ["--chunk-seconds", "0.004", "--metrics-eval-every", "0.3"]
+    common = ["--chunk-seconds", "0.008", "--metrics-eval-every", "0.3"]
     task = ["--task", "tests.monitoring.tasks:NowAndThenNan"]
-    gossip = ["--run", "gossip", "--peers", "4", "--straggler", f"{STRAGGLER}=4x", *task]
+    gossip = ["--run", "gossip", "--peers", "4", "--straggler", f"{STRAGGLER}=6x", *task]
     matcha = ["--run", "matcha", "--peers", "3", "--algorithm", "matcha", "--topology", "complete"]
     with (
         warm("up", *gossip, *common, "--metrics-port", str(first)) as one,
         warm("up", *matcha, *common, "--metrics-port", str(first + 4)) as two,
-        running(tmp_path, first + 7, range(first, first + 7)) as prometheus,
+        running(tmp_path, first + 7, static(range(first, first + 7))) as prometheus,
     ):
         since = time.monotonic()
         for process in (one, two):
@@ -79,12 +79,14 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         for process in (one, two):
             process.send_signal(signal.SIGINT)
         for process in (one, two):
-            process.communicate(timeout=20)
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 0, out + err
             assert_no_orphans(process.pid)
 
 
+@pytest.mark.timeout(150)  # on a machine with ten times the work that it has cores
 def test_every_panel_and_every_rule_has_data(watched: Watched) -> None:
-    wrong = [*_panels(watched), *_variables(watched), *_rules(watched)]
+    wrong = [*_panels(watched), *_variables(watched), *_rules(watched), *_numbers(watched)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -152,6 +154,27 @@ def _rules(watched: Watched) -> Iterator[str]:
             )
             if rule["type"] == "recording" and not watched.prometheus.instant(rule["name"]):
                 yield f"{rule['name']} was not recorded"
+
+
+def _numbers(watched: Watched) -> Iterator[str]:
+    """What is wrong with numbers that are known: three of four peers train, and shares are shares of one."""
+    known: dict[str, Callable[[float], bool]] = {
+        "cluster.json: Peers training (A)": lambda value: value == 3,
+        "cluster.json: Peers missing (A)": lambda value: value == 1,
+        "cluster.json: Alerts (A)": lambda value: value >= len(EXPECTED_ALERTS),
+        "cluster.json: Idle share (A)": lambda value: 0 <= value <= 1,
+        "peer.json: Slowness (A)": lambda value: value > 2,
+    }
+    shares = {"cluster.json: Share of wall time (A)", "peer.json: Share of wall time (A)", "peer.json: Trainer (A)"}
+    for name, board in boards().items():
+        for asked in queries(name, board):
+            expr = filled(asked.expr, {**VALUES, **CHOSEN[name]})
+            is_so = known.pop(asked.where, None)
+            if is_so and not all(map(is_so, _values(watched.prometheus.instant(expr)))):
+                yield f"{asked.where}: {watched.prometheus.instant(expr)}"
+            if asked.where in shares and abs(sum(_values(watched.prometheus.instant(expr))) - 1) > 1e-6:
+                yield f"{asked.where}: not shares of one: {watched.prometheus.instant(expr)}"
+    yield from known
 
 
 def _values(found: list[dict[str, Any]]) -> list[float]:
