@@ -38,7 +38,8 @@ prometheus_client counter (2 neighbours, the same machine).
   a summary `_sum` and `_count`: the mean is `rate(x_sum[1m]) / rate(x_count[1m])`.
 - **Labels are bounded.** Their values are fixed sets, or ids of peers, of which there are as many as peers in the run; `neighbor` only
   takes those of peers that were linked. What others send never becomes a label: it is counted as `other`. The
-  values of fixed sets are there from the start, with 0: for Prometheus a counter that appears with 1 has not increased.
+  values of fixed sets are there from the start, with 0: for Prometheus a counter that appears with 1 has not increased. (Of missed
+  payloads only the reason `deadline`; the others appear with their first event.)
 - **Every sample has the labels `run`** (`--run`) **and `peer`** (the id of the scraped peer): runs that follow each other on the same ports
   stay apart, and where peers are found by DNS an address says nothing.
 - **Shares of time.** The activities of `grapevine_activity_seconds_total` are a partition of the time since training began, up to the

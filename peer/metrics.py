@@ -74,7 +74,6 @@ _NEIGHBOR: Final = {"neighbor": "id of a neighbour"}
 ACTIVITIES: Final = ("computing", "waiting", "exchanging", "mixing", "other")
 FATES: Final = ("finished", "carried", "redone", "nonfinite")
 #: Of sets that are known, all values are told from the start: what grows from nothing to 1 has not increased, for Prometheus.
-MISSES: Final = ("deadline", "declined", "stale", "link_down", "left", "corrupt", "restarted", "suspect")
 WORDS: Final = ("new", "known", "stale", "future", "own")
 DROPS: Final = (
     *(

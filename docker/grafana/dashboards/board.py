@@ -47,7 +47,7 @@ class Choice:
             .datasource(SOURCE)
             .query(self.query)
             .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(models.VariableSort.NUMERICAL_ASC)
+            .sort(models.VariableSort.NATURAL_ASC)
             .multi(self.several)
             .include_all(self.several)
         )

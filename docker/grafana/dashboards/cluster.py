@@ -13,6 +13,7 @@ from dashboards.panels import (
     RED,
     THIRD,
     YELLOW,
+    AnyPanel,
     Query,
     bars,
     graph,
@@ -23,7 +24,7 @@ from dashboards.panels import (
     states,
     steps,
 )
-from dashboards.promql import applied, idle, mean, quantile, rate, share
+from dashboards.promql import applied, idle, mean, quantile, rate, renamed, share
 
 #: The peers chosen of the run chosen.
 CHOSEN = 'run="$run",peer=~"$peer"'
@@ -201,21 +202,7 @@ def _waiting() -> Section:
                 unit="percentunit",
                 thresholds=steps("transparent", (0.05, YELLOW), (0.25, RED)),
             ),
-            graph(
-                "Edges",
-                "Peers with the number of rounds they have finished, and between them the bytes that travel per second.",
-                nodes=Query(
-                    f'label_replace(label_replace(max by (peer) (grapevine_round{{{CHOSEN}}}), "id", "$1", "peer", "(.*)"),'
-                    ' "title", "peer $1", "peer", "(.*)")',
-                    unit="none",
-                ),
-                edges=Query(
-                    "label_replace(label_replace(label_join("
-                    f"{rate('grapevine_neighbor_sent_bytes_total', CHOSEN, 'peer', 'neighbor')},"
-                    ' "id", "-", "peer", "neighbor"), "source", "$1", "peer", "(.*)"), "target", "$1", "neighbor", "(.*)")',
-                    unit="Bps",
-                ),
-            ),
+            _edges(),
             series(
                 "Who closes rounds first",
                 "Rounds per second of all peers, by the peer that was the first to have closed them. In a healthy run of equal machines "
@@ -226,6 +213,24 @@ def _waiting() -> Section:
                 stacked=True,
             ),
         ],
+    )
+
+
+def _edges() -> AnyPanel:
+    """Grafana's panel breaks if an edge leads to a node that is not there: so the ends of edges, also those of a dead peer, are nodes, if
+    need be without a number."""
+    sent = rate("grapevine_neighbor_sent_bytes_total", CHOSEN, "peer", "neighbor")
+    peers = (
+        f"max by (peer) (grapevine_round{{{CHOSEN}}})"
+        f" or NaN * max by (peer) ({sent})"
+        f" or NaN * max by (peer) ({renamed(f'max by (neighbor) ({sent})', 'neighbor', 'peer')})"
+    )
+    edges = renamed(renamed(sent, "peer", "source"), "neighbor", "target")
+    return graph(
+        "Edges",
+        "Peers with the number of rounds they have finished, and between them the bytes that travel per second.",
+        nodes=Query(renamed(renamed(peers, "peer", "id"), "peer", "title", "peer $1"), unit="rounds"),
+        edges=Query(f'label_join({edges}, "id", "-", "source", "target") / 1000', unit="kB/s"),
     )
 
 

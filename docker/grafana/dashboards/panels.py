@@ -320,7 +320,7 @@ def graph(
     width: int = HALF,
     height: int = TALL,
 ) -> AnyPanel:
-    """A graph, now: nodes with the labels id and title, edges with id, source and target; each with its value and unit."""
+    """A graph, now: nodes with the labels id and title, edges with id, source and target; each with its value, and its unit as a word."""
     renamed = {"Value #nodes": "mainstat", "Value #edges": "mainstat"}
     looks_of_nodes = nodegraph.NodeOptions().main_stat_unit(nodes.unit)
     looks_of_edges = nodegraph.EdgeOptions().main_stat_unit(edges.unit)
