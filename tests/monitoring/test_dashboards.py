@@ -129,7 +129,9 @@ def test_variables_are_used_and_those_used_exist(name: str) -> None:
     used = {found for found in re.findall(r"\$\{?([a-z_]\w*)", text) if not found.startswith("__")}
     assert used == known
     for variable in board["templating"]["list"]:
-        assert variable["type"] == "datasource" or variable["description"]
+        if variable["type"] == "query":
+            assert variable["description"]
+            assert variable["multi"] == variable["includeAll"] == variable["name"].endswith("s")
 
 
 def test_dashboards_lead_to_each_other() -> None:

@@ -29,11 +29,11 @@ pytestmark = [
 STRAGGLER, VICTIM = 0, 3
 #: Of a panel of rates: Grafana takes at least four scrapes.
 RATE_MS = int(4 * SCRAPE_SECONDS * 1000)
-VALUES = {"__rate_interval": f"{RATE_MS}ms", "__range": f"{15 * 60 // FASTER}s", "peer": ".*", "neighbor": ".*"}
+VALUES = {"__rate_interval": f"{RATE_MS}ms", "__range": f"{15 * 60 // FASTER}s", "peers": ".*", "neighbors": ".*"}
 CHOSEN = {
     "cluster.json": {"run": "gossip"},
     "peer.json": {"run": "gossip", "peer": str(STRAGGLER)},
-    "laboratory.json": {"run": ".*"},
+    "laboratory.json": {"runs": ".*"},
 }
 #: What the killing and the straggler must set off.
 EXPECTED_ALERTS = {
@@ -135,7 +135,7 @@ def _variables(watched: Watched) -> Iterator[str]:
                 "run": ["gossip", "matcha"],
                 "peer": ["0", "1", "2", "3"],
                 "neighbor": ["1", "3"],
-            }[variable["name"]]
+            }[parts[2]]
             if offered != expected:
                 yield f"{name}: ${variable['name']} offers {offered}"
 

@@ -32,7 +32,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A variable: the values of a label. several: any number of them, all at first; else one."""
+    """A variable: the values of a label. several: any number of them, all at first; else one.
+
+    Where several may be chosen the name is a plural, so that a link to another dashboard does not choose All where there is to be one.
+    """
 
     name: str
     description: str

@@ -27,7 +27,7 @@ from dashboards.panels import (
 from dashboards.promql import applied, idle, mean, quantile, rate, renamed, share
 
 #: The peers chosen of the run chosen.
-CHOSEN = 'run="$run",peer=~"$peer"'
+CHOSEN = 'run="$run",peer=~"$peers"'
 EIGHTH = 3
 PEER_PAGE = (
     "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
@@ -41,7 +41,7 @@ def cluster_overview() -> Dashboard:
         "All peers of one run: is it well, and if not, which peer is to blame?",
         [
             Choice("run", "A run that was scraped in the time shown", "label_values(grapevine_run_info, run)", False),
-            Choice("peer", "Peers of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', True),
+            Choice("peers", "Peers of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', True),
         ],
         [_now(), _learning(), _progress(), _waiting(), _time(), _failures(), _processes(), _peers()],
     )

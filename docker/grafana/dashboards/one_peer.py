@@ -26,7 +26,7 @@ from dashboards.promql import applied, mean, rate, share
 
 CHOSEN = 'run="$run",peer="$peer"'
 #: The neighbours chosen of the peer chosen.
-EDGES = f'{CHOSEN},neighbor=~"$neighbor"'
+EDGES = f'{CHOSEN},neighbor=~"$neighbors"'
 EIGHTH = 3
 NEIGHBOR_PAGE = (
     "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
@@ -42,7 +42,7 @@ def one_peer() -> Dashboard:
             Choice("run", "A run that was scraped in the time shown", "label_values(grapevine_run_info, run)", False),
             Choice("peer", "A peer of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', False),
             Choice(
-                "neighbor",
+                "neighbors",
                 "Peers that it has links to",
                 'label_values(grapevine_neighbor_info{run="$run",peer="$peer"}, neighbor)',
                 True,
@@ -211,7 +211,7 @@ def _chunks() -> Section:
 
 
 def _neighbors() -> Section:
-    waited = rate("grapevine_waited_seconds_total", f'{CHOSEN},waited_for=~"$neighbor"', "waited_for", "activity")
+    waited = rate("grapevine_waited_seconds_total", f'{CHOSEN},waited_for=~"$neighbors"', "waited_for", "activity")
     return Section(
         "Neighbours",
         [
