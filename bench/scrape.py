@@ -81,7 +81,7 @@ def main() -> None:
     library = 1e3 * median_seconds(lambda: generate_latest(peer.metrics.registry), args.repeats)
     print(f"{args.neighbors} neighbours: {page.count(10)} lines, {len(page)} bytes")
     print(f"a scrape: {ours:.2f} ms of processor time; written by prometheus_client: {library:.2f} ms")
-    metrics = PeerMetrics()
+    metrics = PeerMetrics("bench", 0)
 
     def count_them() -> None:
         for report in reports:

@@ -73,6 +73,28 @@ _LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 _NEIGHBOR: Final = {"neighbor": "id of a neighbour"}
 ACTIVITIES: Final = ("computing", "waiting", "exchanging", "mixing", "other")
 FATES: Final = ("finished", "carried", "redone", "nonfinite")
+#: Of sets that are known, all values are told from the start: what grows from nothing to 1 has not increased, for Prometheus.
+WORDS: Final = ("new", "known", "stale", "future", "own")
+DROPS: Final = (
+    *(
+        "truncated",
+        "magic",
+        "version",
+        "tag",
+        "length",
+        "checksum",
+        "kind",
+        "dtype",
+        "range",
+        "size",
+        "order",
+        "duplicate",
+        "stale",
+    ),
+    *("late", "control", "word", "early", "token", "silent", "crowd", "unreachable", "bad_origin"),
+)
+#: Labels of every sample. Prometheus knows the address that it scrapes, not whose it is, and addresses are used again.
+EVERYWHERE: Final = {"run": "name of the run (--run)", "peer": "id of the peer that tells it"}
 OPTIONS: Final = ("algorithm", "topology", "task", "closing", "in_flight", "weighting", "wire_dtype", "trainer")
 
 _section("What runs")
@@ -83,10 +105,8 @@ BUILD = _info(
 )
 RUN = _info(
     "grapevine_run_info",
-    "What is run. Join it on `instance` to have the id of the scraped peer in another query",
+    "What is run",
     {
-        "run": "name of the run",
-        "peer": "id of this peer",
         "peers": "number of peers",
         **{name: f"--{name.replace('_', '-')}" for name in OPTIONS},
     },
@@ -235,7 +255,7 @@ PEERS = _gauge(
 CLOSED_WORDS = _counter(
     "grapevine_closed_words_total",
     "CLOSED words heard, and payloads that said the same",
-    {"kind": "new, known, stale, future, own"},
+    {"kind": ", ".join(WORDS)},
 )
 REFUSED = _counter(
     "grapevine_refused_links_total",
@@ -245,7 +265,7 @@ REFUSED = _counter(
 DROPPED = _counter(
     "grapevine_dropped_messages_total",
     "Messages dropped, which did no harm, by why",
-    {"reason": "late, stale, checksum and others: a fixed set (peer/transport/README.md)"},
+    {"reason": f"{', '.join(DROPS)} (peer/transport/README.md)"},
 )
 
 _section("The process")
@@ -315,10 +335,11 @@ class Sheet:
 
 
 class Exposition(Collector):
-    """The page of a scrape. fill: writes the values into a sheet."""
+    """The page of a scrape. fill: writes the values into a sheet. everywhere: the values of EVERYWHERE."""
 
-    def __init__(self, fill: Callable[[Sheet], None]) -> None:
+    def __init__(self, fill: Callable[[Sheet], None], *everywhere: str) -> None:
         self._fill = fill
+        self._everywhere = dict(zip(EVERYWHERE, everywhere, strict=True))
         self._heads: dict[Metric, dict[tuple[str, tuple[str, ...]], str]] = {metric: {} for metric in METRICS}
         self.registry = CollectorRegistry()
         """For the library's formats and servers. They cost about four times what `text` does: 7 ms for 64 neighbours."""
@@ -337,7 +358,7 @@ class Exposition(Collector):
             for suffix, labels, value in rows[metric]:
                 head = heads.get((suffix, labels))
                 if head is None:
-                    head = heads[suffix, labels] = _head(metric, suffix, labels)
+                    head = heads[suffix, labels] = self._head(metric, suffix, labels)
                 number = repr(value)
                 lines.append(f"{head} {_GO.get(number, number)}\n")
         return "".join(lines).encode()
@@ -348,9 +369,17 @@ class Exposition(Collector):
             stem = metric.name.removesuffix("_total").removesuffix("_info")
             family = Family(stem, metric.help, metric.kind)
             for suffix, labels, value in found:
-                named = dict(zip(_label_names(metric, suffix), labels, strict=True))
-                family.add_sample(metric.name + suffix, named, value)
+                family.add_sample(metric.name + suffix, self._labels(metric, suffix, labels), value)
             yield family
+
+    def _labels(self, metric: Metric, suffix: str, labels: tuple[str, ...]) -> dict[str, str]:
+        names = (*metric.labels, "le") if suffix == "_bucket" else tuple(metric.labels)
+        return {**self._everywhere, **dict(zip(names, labels, strict=True))}
+
+    def _head(self, metric: Metric, suffix: str, labels: tuple[str, ...]) -> str:
+        """A line of the text format, up to its value."""
+        named = self._labels(metric, suffix, labels).items()
+        return f"{metric.name}{suffix}{{{','.join(f'{name}={_quoted(value)}' for name, value in named)}}}"
 
     def _rows(self) -> Rows:
         sheet = Sheet()
@@ -362,14 +391,6 @@ class Exposition(Collector):
 _GO: Final = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 
 
-def _label_names(metric: Metric, suffix: str) -> tuple[str, ...]:
-    return (*metric.labels, "le") if suffix == "_bucket" else tuple(metric.labels)
-
-
-def _head(metric: Metric, suffix: str, labels: tuple[str, ...]) -> str:
-    """A line of the text format, up to its value."""
-    if not labels:
-        return metric.name + suffix
-    quoted = [label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for label in labels]
-    pairs = (f'{name}="{label}"' for name, label in zip(_label_names(metric, suffix), quoted, strict=True))
-    return f"{metric.name}{suffix}{{{','.join(pairs)}}}"
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'"{escaped}"'

@@ -65,9 +65,14 @@ WORDS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", 'a"b\\n\nc', "\\
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.dictionaries(st.tuples(WORDS, WORDS), VALUES, max_size=5), st.lists(st.floats(0, 200), max_size=20), VALUES)
+@given(
+    st.dictionaries(st.tuples(WORDS, WORDS), VALUES, max_size=5),
+    st.lists(st.floats(0, 200), max_size=20),
+    VALUES,
+    WORDS,
+)
 def test_a_page_says_what_the_library_would_write(
-    by_labels: dict[tuple[str, str], float], observed: list[float], value: float
+    by_labels: dict[tuple[str, str], float], observed: list[float], value: float, run: str
 ) -> None:
     """Values and labels may be anything; the library writes the same samples from the registry."""
     lengths = Distribution(metrics.ROUND_LENGTH)
@@ -82,7 +87,7 @@ def test_a_page_says_what_the_library_would_write(
         sheet.summarize(metrics.EXCHANGE, value, 3, "7")
         sheet.choose(metrics.STATE, "training", ("starting", "training"))
 
-    page = Exposition(fill)
+    page = Exposition(fill, run, "3")
     first, again = page.text(), page.text()
     assert first == again
     assert samples(first) == samples(generate_latest(page.registry))
@@ -95,13 +100,15 @@ def test_a_page_says_what_the_library_would_write(
 @given(st.lists(st.floats(0, 200) | st.sampled_from(metrics.ROUND_LENGTH.buckets), max_size=50))
 def test_a_distribution_counts_as_the_librarys_histogram(observed: list[float]) -> None:
     registry = CollectorRegistry()
-    theirs = Histogram("grapevine_round_seconds", "x", buckets=metrics.ROUND_LENGTH.buckets, registry=registry)
+    theirs = Histogram(
+        "grapevine_round_seconds", "x", ["run", "peer"], buckets=metrics.ROUND_LENGTH.buckets, registry=registry
+    ).labels("r", "0")
     mine = Distribution(metrics.ROUND_LENGTH)
     for value in observed:
         theirs.observe(value)
         mine.observe(value)
     expected = {k: v for k, v in samples(generate_latest(registry)).items() if not k[0].endswith("_created")}
-    found = samples(Exposition(lambda sheet: sheet.spread(metrics.ROUND_LENGTH, mine)).text())
+    found = samples(Exposition(lambda sheet: sheet.spread(metrics.ROUND_LENGTH, mine), "r", "0").text())
     assert found == pytest.approx(expected)
 
 

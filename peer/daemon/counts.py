@@ -22,6 +22,7 @@ from peer.metrics import (
     CPU,
     DISTANCE,
     DROPPED,
+    DROPS,
     EXCHANGE_WAIT,
     LOOP_LAG,
     MATCHINGS,
@@ -31,6 +32,7 @@ from peer.metrics import (
     REFUSED,
     ROUND_LENGTH,
     WAITED,
+    WORDS,
     Distribution,
     Exposition,
     Sheet,
@@ -41,20 +43,20 @@ FIELDS: Final = ("run", "num_peers", "fingerprint", "peer", "hello", "protocol",
 
 
 class PeerMetrics:
-    """options: those that links compare, by which a refusal may be counted.
+    """run, peer: the labels of every sample. options: those that links compare, by which a refusal may be counted.
 
     Counting is for the event loop; `text` may be asked for on any thread.
     """
 
-    def __init__(self, options: Collection[str] = ()) -> None:
-        self._page = Exposition(self._fill)
+    def __init__(self, run: str, peer: int, options: Collection[str] = ()) -> None:
+        self._page = Exposition(self._fill, run, str(peer))
         self._sources: list[Callable[[Sheet], None]] = []
         self._process = ProcessCollector(registry=None)
         self._fields = frozenset((*FIELDS, *options))
-        self._words: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._closed_first: Counter[int] = Counter()
+        self._words = Counter(dict.fromkeys(WORDS, 0))
+        self._refused = Counter(dict.fromkeys((*FIELDS, "other"), 0))
+        self._dropped = Counter(dict.fromkeys(DROPS, 0))
+        self._closed_first = Counter({peer: 0})
         self._matchings: Counter[int] = Counter()
         self._missed: Counter[tuple[int, str]] = Counter()
         self._waited: dict[int, float] = {}
@@ -67,6 +69,13 @@ class PeerMetrics:
     def ask(self, source: Callable[[Sheet], None]) -> None:
         """From now on this fills in the sheet of every scrape as well."""
         self._sources.append(source)
+
+    def neighbor(self, peer: int) -> None:
+        """Tell of it from now on, though nothing has happened yet. Of the reasons of missed payloads one must do: all of all
+        neighbours would be most of the page."""
+        self._closed_first[peer] += 0
+        self._waited.setdefault(peer, 0.0)
+        self._missed[peer, "deadline"] += 0
 
     # what happens
 

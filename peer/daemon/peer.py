@@ -66,8 +66,8 @@ class Peer:
         self.at_start: list[Callable[[], object]] = []
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
-        self.metrics = PeerMetrics(self._parts.identity.settings)
-        self.metrics.ask(identity(config, peer))
+        self.metrics = PeerMetrics(config.run, peer, self._parts.identity.settings)
+        self.metrics.ask(identity(config))
         self._lag = LoopLag(self.metrics.lag)
         self._evaluation: Evaluation | None = None
         self.watch = Watch(peer, config, self._parts.schedule, self._digest)
@@ -249,6 +249,8 @@ class Peer:
         wanted = {j: self._addresses[j] for j in self._parts.schedule.links(round, self.peer) if j not in self._wanted}
         if wanted:
             self._wanted |= wanted.keys()
+            for j in wanted:
+                self.metrics.neighbor(j)
             self._transport.connect(wanted)
 
     def _check_refusals(self, said: Conversation) -> None:

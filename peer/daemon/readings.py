@@ -27,10 +27,10 @@ from topology import Schedule
 STATES = ("starting", "training", "finished", "draining")
 
 
-def identity(config: Config, peer: int) -> Callable[[Sheet], None]:
+def identity(config: Config) -> Callable[[Sheet], None]:
     """What does not change."""
     options = {**{name: str(getattr(config, name)) for name in metrics.OPTIONS}, "weighting": weighting(config)}
-    run = (config.run, str(peer), str(config.peers), *(options[name] for name in metrics.OPTIONS))
+    run = (str(config.peers), *(options[name] for name in metrics.OPTIONS))
 
     def fill(sheet: Sheet) -> None:
         sheet.put(metrics.BUILD, 1, __version__, platform.python_version(), str(torch.__version__))
@@ -87,7 +87,8 @@ class Readings:
         sheet.put(metrics.TRAINER, idle, "idle")
         if computing + idle:
             sheet.put(metrics.IDLE, idle / (computing + idle))
-        for peer, seconds in list(self.player.exchanges.waited.items()):
+        nobody = dict.fromkeys(self.schedule.links(self.said.round, self.said.peer), 0.0)
+        for peer, seconds in (nobody | self.player.exchanges.waited).items():
             sheet.put(metrics.WAITED, seconds, str(peer), "exchanging")
 
     def _fill_membership(self, sheet: Sheet) -> None:

@@ -308,9 +308,9 @@ def scraped(port: int) -> tuple[float, dict[str, float]]:
     """Rounds finished by the peer with this metrics port, and the bytes received of each neighbour."""
     with closing(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)) as scrape:
         text = scrape.read().decode()
-    rounds = re.search(r"^grapevine_round (\S+)$", text, re.MULTILINE)
+    rounds = re.search(r"^grapevine_round\{.*\} (\S+)$", text, re.MULTILINE)
     assert rounds
-    received = re.findall(r'^grapevine_neighbor_received_bytes_total\{neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    received = re.findall(r'^grapevine_neighbor_received_bytes_total\{.*neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
     return float(rounds[1]), {neighbor: float(moved) for neighbor, moved in received}
 
 
