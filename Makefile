@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types contracts unit test-docker proto table race agreement study bench-exchange clean
+.PHONY: run test lint types contracts unit test-docker proto dashboards table race agreement study bench-exchange clean
 
 run: $(VENV)/run-ready
 	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
@@ -32,6 +32,10 @@ test-docker: $(VENV)/test-ready
 # the generated wire code in peer/wire, after a change of the schema in proto/
 proto: $(VENV)/test-ready
 	PYTHON=$(BIN)/python sh proto/generate.sh
+
+# Grafana's dashboards in docker/grafana/provisioning, after a change of their source in docker/grafana/dashboards
+dashboards: $(VENV)/test-ready
+	PYTHONPATH=docker/grafana $(BIN)/python -m dashboards
 
 # the table of the README: 72 real runs, about an hour on a machine that does nothing else
 table: $(VENV)/run-ready

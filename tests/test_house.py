@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import Grapevine
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [p for folder in ("peer", "topology") for p in (ROOT / folder).rglob("*.py") if "wire" not in p.parts]
+SOURCES = [
+    p for folder in ("peer", "topology", "docker") for p in (ROOT / folder).rglob("*.py") if "wire" not in p.parts
+]
 README = (ROOT / "README.md").read_text()
 
 

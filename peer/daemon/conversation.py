@@ -9,10 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from peer.daemon.counts import PeerMetrics
 from peer.gossip.closing import CloseReason, ClosingPolicy
 from peer.gossip.membership import PeerDirectory
 from peer.gossip.talk import Talk
-from peer.metrics import PeerMetrics
 from peer.transport.base import Transport, Word, WordKind
 from topology import Schedule
 
@@ -56,6 +56,11 @@ class Conversation:
     @round.setter
     def round(self, round: int) -> None:
         self._talk.round = round
+
+    @property
+    def talk(self) -> Talk:
+        """To be read only."""
+        return self._talk
 
     @property
     def directory(self) -> PeerDirectory:

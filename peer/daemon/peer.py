@@ -15,11 +15,14 @@ from peer.accounts.summary import PeerSummary
 from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
+from peer.daemon.counts import PeerMetrics
+from peer.daemon.evaluation import Evaluation
+from peer.daemon.lag import LoopLag
 from peer.daemon.player import RoundPlayer, Rules, Stopped
+from peer.daemon.readings import Readings, identity
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
-from peer.metrics import PeerMetrics
 from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
@@ -61,7 +64,10 @@ class Peer:
         self.at_start: list[Callable[[], object]] = []
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
-        self.metrics = PeerMetrics({"algorithm": config.algorithm, "task": config.task, "topology": config.topology})
+        self.metrics = PeerMetrics(config.run, peer, self._parts.identity.settings)
+        self.metrics.ask(identity(config))
+        self._lag = LoopLag(self.metrics.lag)
+        self._evaluation: Evaluation | None = None
         self._transport: Transport | None = None
         self._player: RoundPlayer | None = None
         self._said: Conversation | None = None
@@ -69,7 +75,7 @@ class Peer:
         self._started_at: float | None = None
         self._ended_at: float | None = None
         self._trainer_stopped = False
-        self._verdicts: Counter[str] = Counter()  # of chunks; written by the trainer's thread alone
+        self._fates: Counter[str] = Counter()  # of chunks; written by the trainer's thread alone
         self._released = asyncio.Event()
         self._wanted: set[int] = set()
         self._addresses: Mapping[int, str] = {}
@@ -103,6 +109,7 @@ class Peer:
         )
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
+        self._export(transport, said, self._player)
         try:
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
@@ -162,6 +169,8 @@ class Peer:
         for begin in self.at_start:
             begin()
         self._parts.trainer.start()
+        if self._evaluation is not None:
+            self._evaluation.start()
         timer = None
         if self.config.max_seconds is not None:
             timer = self._loop.call_later(
@@ -172,7 +181,6 @@ class Peer:
                 self._link_up(said.round)
                 report = await self.player.play(said.round)
                 self.metrics.round(report)
-                self._count()
                 said.round += 1
             self._limit(f"{said.round} rounds are done")
             self._raise_fatal()
@@ -215,15 +223,17 @@ class Peer:
         self.state = "draining"
         said.say_last_words()
         await self._stop_trainer()
-        self._count()
         await transport.stop()
+        self._lag.stop()
         self.player.close()
 
     async def _stop_trainer(self) -> None:
-        """End the trainer's thread and its clock, once; what is under way is abandoned."""
+        """End the evaluations, the trainer's thread and its clock, once; what is under way is abandoned."""
         if self._trainer_stopped:
             return
         self._trainer_stopped = True
+        if self._evaluation is not None:
+            await self._evaluation.stop()
         if not await self._loop.run_in_executor(None, self._parts.trainer.stop, TRAINER_SECONDS):
             log.error("peer %d: the trainer did not stop within %g s", self.peer, TRAINER_SECONDS)
 
@@ -232,6 +242,8 @@ class Peer:
         wanted = {j: self._addresses[j] for j in self._parts.schedule.links(round, self.peer) if j not in self._wanted}
         if wanted:
             self._wanted |= wanted.keys()
+            for j in wanted:
+                self.metrics.neighbor(j)
             self._transport.connect(wanted)
 
     def _check_refusals(self, said: Conversation) -> None:
@@ -260,7 +272,9 @@ class Peer:
         """On that thread. The loop is woken by what may change something there: a chunk in the middle of a round does not, unless the
         round waits for the one in flight."""
         if event.verdict is not None:
-            self._verdicts[str(event.verdict)] += 1
+            self._fates[
+                "carried" if event.staleness and event.verdict is Verdict.COUNTED else _FATES[event.verdict]
+            ] += 1
         drains = self.config.in_flight == "drain"
         if event.quota_done or drains or event.verdict is not Verdict.COUNTED:
             self._loop.call_soon_threadsafe(self._on_chunk, event)
@@ -298,11 +312,25 @@ class Peer:
             return 0.0
         return (self._ended_at or self._loop.time()) - self._started_at
 
-    def _count(self) -> None:
-        self.metrics.trainer(*self._parts.trainer.seconds)
-        self.metrics.chunks(self._verdicts.copy())
-        if self._transport is not None:
-            self.metrics.traffic(self._transport.traffic())
+    def _export(self, transport: Transport, said: Conversation, player: RoundPlayer) -> None:
+        """From now on a scrape tells of these."""
+        readings = Readings(
+            schedule=self._parts.schedule,
+            trainer=self._parts.trainer,
+            transport=transport,
+            player=player,
+            said=said,
+            state=lambda: self.state,
+            seconds=self.seconds,
+            fates=self._fates,
+        )
+        self.metrics.ask(readings.fill)
+        self._lag.start()
+        if self.config.metrics_eval_every:
+            self._evaluation = Evaluation(
+                self._parts.task, self.config.seed, self.config.metrics_eval_every, player.snapshot
+            )
+            self.metrics.ask(self._evaluation.fill)
 
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy of the parameters [d])."""
@@ -358,6 +386,8 @@ class Peer:
 
 #: Fields in which a stranger or a second claimant of an id may differ without harm; from all wanted peers they are fatal too.
 _HARMLESS = {"run", "peer", "hello", "protocol", "duplicate"}
+#: What metrics call the verdicts on chunks.
+_FATES = {Verdict.COUNTED: "finished", Verdict.REDO: "redone", Verdict.NONFINITE: "nonfinite"}
 _SAME_IN_STATUS = (
     *("pid", "seconds", "round", "train_loss", "idle_fraction", "finished_fraction", "max_staleness"),
     *(

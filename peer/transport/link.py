@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import time
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -73,6 +74,7 @@ class Link:
         self._early_aborts: dict[ExchangeKey, LossReason] = {}
         self._aborted: ExchangeKey | None = None  # newest exchange of which the other end was told that it is over
         self._heard: ExchangeKey | None = None
+        self._late: ExchangeKey | None = None  # the payload that came last of those that came too late
         self._malformed = 0
         self._outbox: deque[Exchange] = deque()
         self._words: deque[bytes] = deque()
@@ -297,6 +299,9 @@ class Link:
         """A piece has come of an exchange that is over, or never will be."""
         stale = key < self._mark
         self._listener.on_dropped(self.peer, "stale" if stale else "late")
+        if key != self._late:
+            self._late = key
+            self.traffic.late_payloads += 1
         over = stale or (self._opened is not None and key <= self._opened)
         if over and (self._aborted is None or key > self._aborted):
             self.send_abort(key, wire.ABORT_REASON_STALE)
@@ -397,9 +402,9 @@ class Link:
 
     async def _ping(self) -> None:
         while True:
-            asked = self._loop.time()
+            asked = time.monotonic()  # the loop's clock counts in milliseconds
             if await self.alive(PING_SECONDS):
-                self.traffic.round_trip_seconds = self._loop.time() - asked
+                self.traffic.round_trip_seconds = time.monotonic() - asked
             else:
                 self.traffic.round_trip_seconds = math.nan
             await asyncio.sleep(PING_SECONDS)

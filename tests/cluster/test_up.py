@@ -308,9 +308,9 @@ def scraped(port: int) -> tuple[float, dict[str, float]]:
     """Rounds finished by the peer with this metrics port, and the bytes received of each neighbour."""
     with closing(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)) as scrape:
         text = scrape.read().decode()
-    rounds = re.search(r"^grapevine_round (\S+)$", text, re.MULTILINE)
+    rounds = re.search(r"^grapevine_round\{.*\} (\S+)$", text, re.MULTILINE)
     assert rounds
-    received = re.findall(r'^grapevine_received_bytes_total\{neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    received = re.findall(r'^grapevine_neighbor_received_bytes_total\{.*neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
     return float(rounds[1]), {neighbor: float(moved) for neighbor, moved in received}
 
 
@@ -373,7 +373,7 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
     *ports, metrics_port = free_ports(3)
     config = tmp_path / "peer.toml"
     addresses = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
-    config.write_text(f"peers = 2\naddresses = [{addresses}]\nchunk_seconds = 0.005\n")
+    config.write_text(f"peers = 2\naddresses = [{addresses}]\nchunk_seconds = 0.005\nmetrics_eval_every = 0.1\n")
     common = ["peer", "--config", str(config)]
     first = [*common, "--peer", "0", "--listen", f"127.0.0.1:{ports[0]}", "--metrics-port", str(metrics_port)]
     with warm(*first, "--report", str(tmp_path / "0.json")) as zero:
@@ -387,8 +387,12 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
                 check=True,
                 timeout=30,
             )
-            with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
-                metrics = scrape.read().decode()
+            metrics = ""
+            until = time.monotonic() + DONE_WITHIN
+            while "grapevine_eval_accuracy_ratio" not in metrics:
+                assert time.monotonic() < until, metrics
+                with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
+                    metrics = scrape.read().decode()
             one.send_signal(signal.SIGTERM)
             zero.send_signal(signal.SIGINT)
             ends = [peer.communicate(timeout=DONE_WITHIN) for peer in (zero, one)]
@@ -402,8 +406,8 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
         "grapevine_rounds_total",
         "grapevine_samples_total",
         "grapevine_train_loss",
-        "grapevine_sent_bytes_total",
-        "grapevine_idle_seconds_total",
+        "grapevine_neighbor_sent_bytes_total",
+        "grapevine_trainer_seconds_total",
         "grapevine_staleness_updates_bucket",
         "grapevine_neighbor_distance",
         "grapevine_build_info",
