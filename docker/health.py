@@ -9,7 +9,7 @@ empty request; then frames are skipped until the one message of the answer. Flow
 
 from __future__ import annotations
 
-import socket
+import _socket  # the module `socket` is a wrapper round it whose import takes twice as long as Python takes to start
 import struct
 import sys
 import time
@@ -48,43 +48,44 @@ def request(authority: bytes) -> bytes:
 
 
 def check(host: str, port: int, seconds: float = SECONDS) -> str:
-    """What is wrong, "" if nothing is."""
-    until = time.monotonic() + seconds
+    """What is wrong, "" if nothing is. host: an IPv4 address."""
+    connection = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     try:
-        with socket.create_connection((host, port), seconds) as connection:
-            connection.sendall(request(f"{host}:{port}".encode()))
-            received, message = b"", b""
-            while len(received) < MOST_BYTES:
-                connection.settimeout(max(until - time.monotonic(), 0.001))
-                some = connection.recv(4096)
-                if not some:
-                    return "hung up without an answer"
-                received += some
-                while len(received) >= 9:
-                    size, kind, flags, stream = (
-                        struct.unpack(">I", b"\0" + received[:3])[0],
-                        *struct.unpack(">BBI", received[3:9]),
-                    )
-                    if len(received) < 9 + size:
-                        break
-                    body, received = received[9 : 9 + size], received[9 + size :]
-                    if kind == SETTINGS and not flags & ACK:
-                        connection.sendall(frame(SETTINGS, ACK, 0))
-                    elif kind == PING and not flags & ACK:
-                        connection.sendall(frame(PING, ACK, 0, body))
-                    elif kind in (RST_STREAM, GOAWAY):
-                        return "refused the call"
-                    elif stream == 1:
-                        message += body if kind == DATA else b""
-                        if message == SERVING:
-                            return ""
-                        if flags & END_STREAM:
-                            return "does not serve" if message else "has no health service"
-            return "does not speak HTTP/2"
+        connection.settimeout(seconds)
+        connection.connect((host, port))
+        connection.sendall(request(f"{host}:{port}".encode()))
+        return verdict(connection, time.monotonic() + seconds)
     except TimeoutError:
         return f"did not answer within {seconds:g} s"
     except OSError as error:
         return f"can't be reached: {error.strerror or error}"
+    finally:
+        connection.close()
+
+
+def verdict(connection: _socket.socket, until: float) -> str:
+    """Reads frames until the answer is there. Raises OSError."""
+    received, message = b"", b""
+    while len(received) < MOST_BYTES:
+        connection.settimeout(max(until - time.monotonic(), 0.001))
+        some = connection.recv(4096)
+        if not some:
+            return "hung up without an answer"
+        received += some
+        while len(received) >= 9 and len(received) >= 9 + (size := int.from_bytes(received[:3], "big")):
+            kind, flags, stream = struct.unpack(">BBI", received[3:9])
+            body, received = received[9 : 9 + size], received[9 + size :]
+            if kind in (SETTINGS, PING) and not flags & ACK:
+                connection.sendall(frame(kind, ACK, 0, body if kind == PING else b""))
+            elif kind in (RST_STREAM, GOAWAY):
+                return "refused the call"
+            elif stream == 1:
+                message += body if kind == DATA else b""
+                if message == SERVING:
+                    return ""
+                if flags & END_STREAM:
+                    return "does not serve" if message else "has no health service"
+    return "does not speak HTTP/2"
 
 
 if __name__ == "__main__":
