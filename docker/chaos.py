@@ -12,7 +12,7 @@ A script has one deed a line, `#` begins a comment:
 It talks to the engine over its Unix socket (DOCKER_HOST, else /var/run/docker.sock). WHO CAN WRITE TO THAT SOCKET IS ROOT ON THE HOST; so
 in compose this runs only when asked for by name or by the profile `chaos`, without a network and without privileges of its own, and from
 the host it runs as whoever may use the engine anyway. It touches containers of one project and of the services `SERVICES` only.
-In a container the project is the one it belongs to; on the host it is --project (grapevine). Standard library only.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Engine:
-    """The six calls of the engine's API that are needed."""
+    """The few calls of the engine's API that are needed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -118,11 +118,7 @@ class Engine:
             raise Refused(
                 f"the engine refuses {method} {path}: {answer.status} {content.decode(errors='replace').strip()}"
             )
-        return json.loads(content) if content.startswith((b"{", b"[")) else None
-
-    def project_of(self, container: str) -> str:
-        labels = self._ask("GET", f"/containers/{container}/json")["Config"]["Labels"]
-        return str(labels.get("com.docker.compose.project", ""))
+        return json.loads(content) if content.startswith((b"{", b"[")) else content
 
     def peers(self, project: str) -> dict[int, str]:
         """Containers of the project's peers, running or not, by peer id."""
@@ -136,10 +132,11 @@ class Engine:
         }
 
     def kill(self, container: str) -> None:
-        """SIGKILL all its processes from within: for the engine that is a crash, whereas its own `kill` is somebody's wish."""
-        body = {"Cmd": ["sh", "-c", "kill -9 -1"], "AttachStdout": True, "AttachStderr": True}
+        """SIGKILL all its processes but the first from within: to the engine a crash, while its own `kill` is somebody's wish."""
+        body = {"Cmd": ["sh", "-c", "kill -9 -1 2>&- || echo nobody"], "AttachStdout": True, "AttachStderr": True}
         made = self._ask("POST", f"/containers/{container}/exec", body)
-        self._ask("POST", f"/exec/{made['Id']}/start", {"Detach": False})
+        if b"nobody" in self._ask("POST", f"/exec/{made['Id']}/start", {"Detach": False}):
+            raise Refused("its first process, which can't be killed from within, is its only one")
 
     def pause(self, container: str) -> Callable[[], None]:
         """Returns what undoes it."""
@@ -243,16 +240,16 @@ def main() -> None:
     parser.add_argument(
         "script", nargs="?", type=Path, default=SCRIPT, metavar="SCRIPT", help=f"default: {SCRIPT.name} beside it"
     )
-    parser.add_argument("--project", help="compose project (default: in a container its own, else grapevine)")
+    parser.add_argument("--project", default="grapevine", metavar="NAME", help="compose project (default: grapevine)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _asked)
     signal.signal(signal.SIGINT, _asked)
     try:
         engine = Engine(socket_path(os.environ.get("DOCKER_HOST", "")))
-        within = Path("/.dockerenv").exists()
-        project = options.project or (engine.project_of(socket.gethostname()) if within else "grapevine")
         deeds = parse(options.script.read_text())
-        chaos = Chaos(engine, project, say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
+        chaos = Chaos(
+            engine, options.project, say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        )
         try:
             chaos.play(deeds)
         finally:

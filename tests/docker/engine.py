@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 #: Built once and kept, as an ordinary build is: the layers of torch are downloaded once for all runs.
 IMAGE = "grapevine:test"
 BUILD_SECONDS = 1500
-READY_SECONDS = 240.0
+READY_SECONDS = 400.0
 
 
 @functools.cache
