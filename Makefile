@@ -1,10 +1,11 @@
 # make run    eight peers train the digits on this machine while peer 0 is four times slower
 # make test   everything CI checks: ruff, mypy, import contracts, generated code, pytest
+# make test-docker   the image and the compose cluster on the Docker engine that answers
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types contracts unit proto dashboards table race agreement study bench-exchange clean
+.PHONY: run test lint types contracts unit test-docker proto dashboards table race agreement study bench-exchange clean
 
 run: $(VENV)/run-ready
 	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
@@ -23,6 +24,10 @@ contracts: $(VENV)/test-ready
 
 unit: $(VENV)/test-ready
 	$(BIN)/pytest
+
+# builds the image (minutes the first time) and starts clusters of containers
+test-docker: $(VENV)/test-ready
+	$(BIN)/pytest -n 0 -m docker tests/docker
 
 # the generated wire code in peer/wire, after a change of the schema in proto/
 proto: $(VENV)/test-ready

@@ -125,6 +125,9 @@ class Config(BaseModel):
         "thread",
         description="Where chunks are computed: beside the daemon in its process, or in one of its own (on the CPU)",
     )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="What chunks are computed on; vectors are mixed and sent by the CPU"
+    )
     nonfinite_limit: int = Field(
         10, ge=1, description="Chunks in a row with NaN or infinite gradients before the peer stops"
     )
@@ -211,6 +214,8 @@ class Config(BaseModel):
             )
         if self.random_graph_every and self.algorithm != "dpsgd":
             raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
+        if self.device != "cpu" and self.trainer == "process":
+            raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
         return self
 
     @property

@@ -48,6 +48,7 @@ PANELS = {
         "partition",
         "alpha",
         "trainer",
+        "device",
         "nonfinite_limit",
     ),
     "Emulated devices": ("scenario", "straggler", "chunk_seconds"),
@@ -70,6 +71,7 @@ PANELS = {
 DAEMON_OPTIONS = (
     *(
         "trainer",
+        "device",
         "peer",
         "listen",
         "addresses",

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from peer.assembly import (
@@ -62,6 +63,7 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
     """Raises ConfigError, TopologyError, TaskError, PartitionError or StragglerError, each one sentence."""
     if peer >= config.peers:
         raise ConfigError(f"--peer: there is no peer {peer} among {config.peers}; ids go from 0 to {config.peers - 1}")
+    _check_device(config)
     task = load_task(config.task)
     scenario = make_real_scenario(config)
     schedule = make_schedule(config)
@@ -82,12 +84,14 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
 def warm_up(config: Config, parts: Parts) -> None:
     """Compute one chunk and one optimizer step on throw-away copies, so that torch's first-call costs are paid before the run
     begins. Changes nothing."""
-    model = FlatModel(build_model(parts.task, config.seed))
+    model = _model_to_compute_with(config, parts.task)
     data = parts.task.train_data()
     computer = ChunkComputer(parts.task, model, data)
     with suppress(Exception):  # a task that fails is reported by its first real chunk
         chunk = computer.compute(_first(config, data))
-        MasterOptimizer(parts.task, model.layout, model.vector, config.optimizer, config.lr).step(chunk.gradient, 0)
+        MasterOptimizer(parts.task, model.layout, model.vector.cpu(), config.optimizer, config.lr).step(
+            chunk.gradient, 0
+        )
 
 
 def _trainer(
@@ -107,9 +111,22 @@ def _trainer(
 
 def _computer(config: Config, task: Task, data: Dataset[Any]) -> Computer:
     if config.trainer == "thread":
-        return ChunkComputer(task, make_model(config, task), data)
+        return ChunkComputer(task, _model_to_compute_with(config, task), data)
     model = FlatModel(build_model(task, config.seed), memory=shared_memory)
     return ComputerProcess(ChunkComputer(task, model, data), model, _first(config, data))
+
+
+def _model_to_compute_with(config: Config, task: Task) -> FlatModel:
+    """A copy of the model on the device that computes chunks; the master stays on the CPU."""
+    return FlatModel(build_model(task, config.seed).to(config.device))
+
+
+def _check_device(config: Config) -> None:
+    """Raises ConfigError: what was asked for is not quietly computed elsewhere."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device: torch {torch.__version__} finds no CUDA device here; use cpu, or torch's CUDA build on a machine with a GPU"
+        )
 
 
 def _first(config: Config, data: Dataset[Any]) -> Indices:

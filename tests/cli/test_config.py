@@ -87,6 +87,12 @@ def test_a_missing_file_and_an_unknown_variable_are_refused(tmp_path: Path) -> N
         load({}, {"GRAPEVINE_CLOSINGS": "first"})
 
 
+def test_a_gpu_is_for_the_trainer_in_a_thread() -> None:
+    assert validated({"device": "cuda"}).device == "cuda"
+    with pytest.raises(ConfigError, match="--device: a trainer in a process of its own computes on the CPU"):
+        validated({"device": "cuda", "trainer": "process"})
+
+
 def test_the_template_has_every_option_at_its_default(tmp_path: Path) -> None:
     values = tomllib.loads(template())
     assert Config.model_validate(values) == validated({})
@@ -116,7 +122,7 @@ def test_what_peers_must_agree_on() -> None:
 
 
 FROZEN = """
-addresses algorithm alpha batch_size budget chunk_seconds chunks closing consensus_step data_plane data_port deadline_mads degree
+addresses algorithm alpha batch_size budget chunk_seconds chunks closing consensus_step data_plane data_port deadline_mads degree device
 eval_every in_flight listen local_steps log_level lr max_rounds max_seconds metrics_eval_every metrics_port mixing nonfinite_limit optimizer
 partition peer peers preset probability quorum radius random_graph_every reflection report round_deadline round_timeout run scenario
 seed start_timeout straggler target_loss task topology trainer weighting wire_dtype

@@ -37,6 +37,21 @@ async def test_peers_that_train_another_model_refuse_each_other() -> None:
     assert "fingerprint" in fatal.sentence or "--task" in fatal.sentence
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+async def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu() -> None:
+    with pytest.raises(ConfigError, match=r"--device: torch .+ finds no CUDA device here"):
+        Peer(config(device="cuda"), 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+async def test_peers_that_compute_on_a_gpu_train_as_on_the_cpu() -> None:
+    losses = []
+    for device in ("cpu", "cuda"):
+        reports = await Rig(config(device=device, max_rounds=5, closing="barrier", task="digits")).run()
+        losses.append(torch.tensor([summary.train_loss for summary in reports]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)
+
+
 async def test_peers_with_another_setting_refuse_each_other_and_name_it() -> None:
     rig = Rig(config(lr=0.1), configs={2: config(lr=0.2)})
     fatal = await fails(rig)
