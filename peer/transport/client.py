@@ -12,7 +12,7 @@ from torch import Tensor
 from peer.transport.base import ExchangeKey
 from peer.transport.codec import Assembly, Malformed, decode
 from peer.transport.exchange import byte_view
-from peer.transport.grpc import GrpcOptions, channel_options
+from peer.transport.grpc import GrpcOptions, client_options
 from peer.transport.service import PACKAGE_SERVICE
 from peer.wire import gossip_pb2 as wire
 
@@ -74,7 +74,7 @@ class PeerClient:
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
-            options = channel_options(GrpcOptions())
+            options = client_options(GrpcOptions())
             self._channel = grpc.aio.insecure_channel(self._address, options=options)
         return self._channel
 

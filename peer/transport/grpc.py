@@ -26,6 +26,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from peer.logs import event
 from peer.transport.base import ExchangeKey, Identity, Listener
 from peer.transport.codec import MAX_MESSAGE_BYTES, frames
 from peer.transport.direct import DirectLane
@@ -90,7 +91,8 @@ def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
     ]
 
 
-def _client_options(options: GrpcOptions) -> list[tuple[str, int]]:
+def client_options(options: GrpcOptions) -> list[tuple[str, int]]:
+    """Of whoever dials: tried again soon, whatever gRPC thinks of it (its own back-off goes up to 120 s)."""
     return [
         *channel_options(options),
         ("grpc.initial_reconnect_backoff_ms", int(FIRST_BACKOFF_SECONDS * 1000)),
@@ -187,7 +189,7 @@ class GrpcTransport(LinkedTransport):
     async def _attempt(self, peer: int, address: str) -> bool:
         channel = self._channels.get(address)
         if channel is None:
-            channel = grpc.aio.insecure_channel(address, options=_client_options(self._options))
+            channel = grpc.aio.insecure_channel(address, options=client_options(self._options))
             self._channels[address] = channel
         with contextlib.ExitStack() as lanes:
             try:
@@ -225,6 +227,7 @@ class GrpcTransport(LinkedTransport):
                 "peer %d: no data socket to peer %d: %s%s",
                 *(self.identity.peer, session.peer, str(broken) or "no answer in time"),
                 "" if session.data_plane is DataPlane.DIRECT else "; its vectors take gRPC",
+                extra=event("no-data-socket", neighbor=session.peer, reason=str(broken)),
             )
             self._unreachable.add(session.peer)
             return None

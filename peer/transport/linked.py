@@ -117,6 +117,10 @@ class LinkedTransport(Transport):
         link = self._links.get(peer)
         return link is not None and link.tell_digests(digests)
 
+    def trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        if (link := self._links.get(peer)) is not None:
+            link.trace(key, traceparent)
+
     def exchange(
         self, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
     ) -> ExchangeHandle:
