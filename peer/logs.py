@@ -25,8 +25,8 @@ from peer.config import Config
 LINE_BYTES: Final = 4096
 """Longest line, its end counted: what a pipe takes as a whole (Linux, PIPE_BUF)."""
 
-_CUT = " ... "
-_SHORT = 32  # characters; shorter texts are left out rather than cut
+KEYS: Final = ("time", "level", "logger", "peer", "event", "message")
+_LONGEST: Final = (2048, 1024, 512, 128)  # characters of a text in a line that is too long
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 log = logging.getLogger("grapevine.run")
 
@@ -95,19 +95,24 @@ class JsonLines(logging.Formatter):
 
 
 def line(entry: Mapping[str, Any]) -> str:
-    """JSON of at most LINE_BYTES with its line end. What is too long loses its middle, the longest text first."""
-    short = {name: plain(value) for name, value in entry.items()}
-    text = _dumped(short)
-    while len(text) >= LINE_BYTES:
-        name = max(short, key=lambda key: len(_dumped(short[key])))
-        value = short[name] if isinstance(short[name], str) else _dumped(short[name])
-        if len(value) <= _SHORT:
-            del short[name]
-        else:
-            kept = max(len(value) - (len(text) - LINE_BYTES) - 2 * len(_CUT), 0) * 3 // 4
-            short[name] = value[: kept // 2] + _CUT + value[len(value) - kept // 2 :]
-        text = _dumped(short)
-    return text
+    """JSON of at most LINE_BYTES with its line end. Where that is too short for all of it, texts lose their middle, and then all fields
+    but KEYS are left out."""
+    full = {name: plain(value) for name, value in entry.items()}
+    text = _dumped(full)
+    for longest in _LONGEST:
+        if len(text) < LINE_BYTES:
+            return text
+        text = _dumped({name: _cut(value, longest) for name, value in full.items()})
+    if len(text) < LINE_BYTES:
+        return text
+    return _dumped({name: _cut(full[name], _LONGEST[-1]) for name in KEYS if name in full})
+
+
+def _cut(value: Any, longest: int) -> Any:
+    text = value if isinstance(value, str) else _dumped(value)
+    if len(text) <= longest:
+        return value
+    return f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
 def plain(value: Any) -> Any:

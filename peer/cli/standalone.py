@@ -15,6 +15,7 @@ from peer.cluster.observer import loss_of
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import fixed_addresses, run_loop, serve, stop_on_signals
+from peer.daemon.tracing import check_tracing
 from peer.logs import begin_logs
 from peer.training.evaluate import Evaluator
 
@@ -30,6 +31,7 @@ def run_standalone(config: Config, console: Console) -> None:
     if config.report is not None and not config.report.absolute().parent.is_dir():
         raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
     begin_logs(config)
+    check_tracing(config)
     voice = Voice(console)
     summary, evaluated = run_loop(_run(config, config.peer, voice))
     report = {**summary.as_dict(), **evaluated}

@@ -118,26 +118,27 @@ class PeersTable:
 
 
 class Layout(NamedTuple):
-    """columns; cells of the bar; neighbours that are named."""
+    """columns; cells of the bar; characters for neighbours, if no column is wider than LAYOUTS reckons with."""
 
     columns: Sequence[str]
     bar: int
     neighbors: int
 
 
-#: By the least width that has room for it.
-LAYOUTS = {
-    100: Layout(
-        (*("peer", "round", "batch loss", "samples/s", "finished", "time"), *("stale", "sent", "neighbours")), 24, 8
-    ),
-    72: Layout(("peer", "round", "batch loss", "samples/s", "time", "stale", "neighbours"), 12, 4),
-    0: Layout(("peer", "round", "batch loss", "time"), 12, 0),
-}
+_ALL = ("peer", "round", "batch loss", "samples/s", "finished", "time", "stale", "sent", "neighbours")
 _LEFT = ("time", "neighbours")
+#: By the least width that has room for it: for a million rounds, and 99,999 samples a second.
+LAYOUTS = {
+    110: Layout(_ALL, 24, 14),
+    80: Layout(("peer", "round", "batch loss", "samples/s", "time", "stale", "neighbours"), 12, 15),
+    58: Layout(("peer", "round", "batch loss", "samples/s", "time"), 12, 0),
+    0: Layout(("peer", "round", "batch loss", "time"), 6, 0),
+}
 
 
 def _layout(width: int) -> Layout:
-    return next(layout for least, layout in LAYOUTS.items() if width >= least)
+    least = next(least for least in LAYOUTS if width >= least)
+    return LAYOUTS[least]._replace(neighbors=LAYOUTS[least].neighbors + width - least)
 
 
 def _table(rows: Sequence[Row], layout: Layout, *, plain: bool) -> Table:
@@ -195,13 +196,15 @@ def _legend(*, plain: bool) -> Text:
     return text
 
 
-def _neighbors(status: StatusReply, most: int) -> Text:
+def _neighbors(status: StatusReply, room: int) -> Text:
+    """Their ids, as many as fit; struck out who is not alive."""
     text = Text()
-    for neighbor in status.neighbors[:most]:
+    for i, neighbor in enumerate(status.neighbors):
+        rest = f"+{len(status.neighbors) - i}"
+        if len(text) + len(str(neighbor.peer)) + 1 + len(rest) > room:
+            return text.append(rest, style="dim")
         text.append(f"{neighbor.peer}", style="" if neighbor.state == "alive" else "red strike")
         text.append(" ")
-    if len(status.neighbors) > most:
-        text.append(f"+{len(status.neighbors) - most}", style="dim")
     return text
 
 
