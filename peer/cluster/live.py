@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -14,11 +14,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from peer.accounts.observation import Observation
 from peer.cluster.table import PeersTable, Row, amount, hear
 from peer.config import Config
 from peer.logs import event
 from peer.wire.gossip_pb2 import StatusReply
+
+if TYPE_CHECKING:
+    from peer.accounts.observation import Observation
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 log = logging.getLogger("grapevine.run")
@@ -64,7 +66,7 @@ class PlainView:
         self._console.print(sentence, highlight=False, markup=False)
 
     def ready(self, addresses: Sequence[str]) -> None:
-        self.say(f"{len(addresses)} peers train; to watch them: grapevine top {addresses[0]}")
+        self.say(_to_watch(addresses))
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         if not curve or curve[-1].seconds < self._next:
@@ -77,6 +79,10 @@ class PlainView:
             f"{seen.seconds:7.1f} s  round {seen.rounds:6.0f}  loss {seen.loss:7.4f}  "
             f"consensus distance {seen.consensus_distance:7.4f}{mean_idle}"
         )
+
+
+def _to_watch(addresses: Sequence[str]) -> str:
+    return f"{len(addresses)} peers train; to watch them from elsewhere: grapevine top {addresses[0]}"
 
 
 class JsonView:
@@ -128,11 +134,11 @@ class LiveView:
         self._live.update(Text(sentence, style="dim"))
 
     def ready(self, addresses: Sequence[str]) -> None:
-        self.say(f"{len(addresses)} peers train")
+        self._live.console.print(_to_watch(addresses), style="dim", highlight=False)
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         hear(self._rows, dict(enumerate(statuses)))
-        self._live.update(Frame(headline(self._config, curve), self._rows.values()))
+        self._live.update(Frame(how_far(self._config, curve), self._rows.values()))
 
 
 def make_view(console: Console, config: Config) -> View:
@@ -167,19 +173,25 @@ def describe(config: Config) -> str:
 
 
 def headline(config: Config, curve: Sequence[Observation]) -> Text:
-    text = Text(describe(config) + "\n", style="dim")
+    """Two lines: what is being run, and how far it is."""
+    return Text(describe(config) + "\n", style="dim").append_text(how_far(config, curve))
+
+
+def how_far(config: Config, curve: Sequence[Observation]) -> Text:
+    """One line: the loss until now."""
+    text = Text(style="not dim")
     if curve:
         seen = curve[-1]
-        text.append(f"{seen.seconds:6.1f} s  ", style="bold not dim")
-        text.append("loss of the mean model ", style="not dim")
-        text.append(f"{seen.loss:.4f} ", style="bold not dim")
-        text.append(_sparkline([o.loss for o in curve]), style="cyan not dim")
+        text.append(f"{seen.seconds:6.1f} s  ", style="bold")
+        text.append("loss of the mean model ")
+        text.append(f"{seen.loss:.4f} ", style="bold")
+        text.append(_sparkline([o.loss for o in curve]), style="cyan")
         if config.target_loss is not None:
-            text.append(f"  target {config.target_loss:g}", style="not dim")
+            text.append(f"  target {config.target_loss:g}")
     return text
 
 
-def _sparkline(losses: Sequence[float], width: int = 40) -> str:
+def _sparkline(losses: Sequence[float], width: int = 26) -> str:
     """Losses on a logarithmic scale, newest at the right, as blocks."""
     finite = [math.log(loss) for loss in losses if math.isfinite(loss) and loss > 0]
     step = max(1, math.ceil(len(finite) / width))

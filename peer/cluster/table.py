@@ -39,7 +39,7 @@ class Share(NamedTuple):
 SHARES = (
     Share("computing", "█", "#", "green"),
     Share("mixing", "▓", "%", "magenta"),
-    Share("exchanging", "▒", "=", "blue"),
+    Share("exchanging", "▒", "=", "cyan"),
     Share("waiting", "░", ".", "yellow"),
 )
 
@@ -144,7 +144,8 @@ def _layout(width: int) -> Layout:
 def _table(rows: Sequence[Row], layout: Layout, *, plain: bool) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for name in layout.columns:
-        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
+        header = "time, % computing" if name == "time" and layout.bar >= 12 else name
+        table.add_column(header, justify="left" if name in _LEFT else "right", no_wrap=True)
     for row in rows:
         cells = _cells(row, layout, plain=plain)
         table.add_row(*(cells.get(name, "-") for name in layout.columns), style="" if row.answers else "dim")

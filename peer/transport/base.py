@@ -15,13 +15,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from peer.gossip.digest import Digest
 from peer.gossip.words import Word as Word
 from peer.gossip.words import WordKind as WordKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LossReason(enum.StrEnum):
