@@ -42,6 +42,9 @@ class LastFrame:
     def ready(self, addresses: Sequence[str]) -> None:
         return None
 
+    def note(self, sentence: str) -> None:
+        return None
+
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         hear(self._rows, dict(enumerate(statuses)))
         training = [status is not None and status.state == State.STATE_TRAINING for status in statuses]

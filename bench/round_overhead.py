@@ -43,10 +43,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import peer.daemon.player
 from peer.config import Config, validated
+from peer.daemon.counts import PeerMetrics
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import run_loop, serve
 from peer.gossip.talk import Talk
-from peer.metrics import PeerMetrics
 from peer.training.chunk import ChunkComputer
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
@@ -87,7 +87,7 @@ class Parts:
         self.wrap(peer.daemon.player, "advance", "mixing")
         for method in ("open", "decide", "hear", "payload"):
             self.wrap(Talk, method, "words")
-        for method in ("chunks", "word", "round", "trainer", "traffic"):
+        for method in ("word", "round"):
             self.wrap(PeerMetrics, method, "metrics")
 
 

@@ -159,7 +159,16 @@ class Config(BaseModel):
     listen: str = Field("127.0.0.1:0", description="HOST:PORT to listen on; port 0: any free one")
     addresses: tuple[str, ...] = Field((), description="HOST:PORT of every peer, in the order of ids (peer only)")
     metrics_port: int = Field(
-        0, ge=-1, le=65535, description="Port of /metrics (up: the first of as many as peers); 0: any, -1: none"
+        0,
+        ge=-1,
+        le=65535,
+        description="Port of /metrics and of the page at / (up: the first of as many as peers); 0: any, -1: none",
+    )
+    metrics_eval_every: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds between two evaluations of a peer's own model on the test set for its metrics, beside the training, at most "
+        "a tenth of a core; 0: none",
     )
     preset: Literal["local", "lan", "wan"] = Field(
         "local", description="Time-outs: how long a silent neighbour is waited for"

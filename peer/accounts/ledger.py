@@ -57,8 +57,9 @@ class Ledger:
     @property
     def train_loss(self) -> float:
         """Mean training loss of this peer's recent samples; NaN before the first."""
-        samples = sum(n for _, n in self._losses)
-        return sum(loss for loss, _ in self._losses) / samples if samples else float("nan")
+        recent = list(self._losses)
+        samples = sum(n for _, n in recent)
+        return sum(loss for loss, _ in recent) / samples if samples else float("nan")
 
     @property
     def finished_fraction(self) -> float:

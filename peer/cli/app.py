@@ -75,8 +75,13 @@ def _root(
 
 @app.command()
 @with_options(all_but("peer", "listen", "addresses"))
-def up(config: Config) -> None:
+def up(
+    config: Config,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page of peer 0 in the browser")] = False,
+) -> None:
     """Run a local cluster of N daemons, with a live view, until the target loss or a limit."""
+    if open_page and config.metrics_port < 0:
+        raise ConfigError("--open: with --metrics-port -1 there is no page; leave that out, or give a port")
     from peer.cluster.forkserver import start_early
 
     begin_logs(config)
@@ -91,7 +96,7 @@ def up(config: Config) -> None:
     voice = Voice(console)
     voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
     try:
-        outcome = run_loop(cluster.up(config, console))
+        outcome = run_loop(cluster.up(config, console, open_page=open_page))
     except Interrupted:
         voice.say("interrupted before training began", "interrupted")
         return

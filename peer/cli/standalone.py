@@ -11,6 +11,7 @@ from rich.console import Console
 from peer.accounts.report import write_report
 from peer.accounts.summary import PeerSummary
 from peer.cli.voice import Voice
+from peer.cluster.browser import page_address
 from peer.cluster.observer import loss_of
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
@@ -63,13 +64,15 @@ async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, di
     book = fixed_addresses(config)
 
     async def announced(bound: Bound) -> tuple[str, ...]:
-        metrics = f", metrics on port {bound.metrics_port}" if bound.metrics_port > 0 else ""
+        page = page_address(config.listen, bound.metrics_port)
+        metrics = f", metrics on port {bound.metrics_port}, page {page}" if bound.metrics_port > 0 else ""
         voice.say(
             f"peer {peer} listens on {bound.address}{metrics}; waiting for the others",
             "listening",
             style="dim",
             address=bound.address,
             metrics_port=bound.metrics_port,
+            page=page,
         )
         return tuple(await book(bound))
 

@@ -53,7 +53,7 @@ def _facts(reply: StatusReply) -> Table:
     )
     table.add_row("bytes", f"{amount(reply.bytes_sent)} sent, {amount(reply.bytes_received)} received")
     if reply.metrics_port:
-        table.add_row("metrics", f"port {reply.metrics_port}, /metrics")
+        table.add_row("metrics", f"port {reply.metrics_port}, /metrics; its page at /")
     return table
 
 

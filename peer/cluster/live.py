@@ -45,6 +45,9 @@ class View(Protocol):
     def ready(self, addresses: Sequence[str]) -> None:
         """All peers train; addresses in the order of ids."""
 
+    def note(self, sentence: str) -> None:
+        """Say what is still worth reading when the next sentence has come."""
+
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None: ...
 
 
@@ -67,6 +70,9 @@ class PlainView:
 
     def ready(self, addresses: Sequence[str]) -> None:
         self.say(_to_watch(addresses))
+
+    def note(self, sentence: str) -> None:
+        self.say(sentence)
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         if not curve or curve[-1].seconds < self._next:
@@ -101,6 +107,9 @@ class JsonView:
     def say(self, sentence: str) -> None:
         log.info("%s", sentence, extra=event("said"))
 
+    def note(self, sentence: str) -> None:
+        self.say(sentence)
+
     def ready(self, addresses: Sequence[str]) -> None:
         log.info("%d peers train", len(addresses), extra=event("ready", address=addresses[0], peers=len(addresses)))
 
@@ -134,7 +143,10 @@ class LiveView:
         self._live.update(Text(sentence, style="dim"))
 
     def ready(self, addresses: Sequence[str]) -> None:
-        self._live.console.print(_to_watch(addresses), style="dim", highlight=False)
+        self.note(_to_watch(addresses))
+
+    def note(self, sentence: str) -> None:
+        self._live.console.print(Text(sentence, style="dim"))
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
         hear(self._rows, dict(enumerate(statuses)))

@@ -7,7 +7,7 @@ import itertools
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from os import _exit
 from typing import Any
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from peer.accounts.report import Run, make_report
 from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers, make_wire
+from peer.cluster.browser import open_in_browser, page_address
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
@@ -74,8 +75,11 @@ def check(config: Config) -> Checked:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
 
 
-async def up(config: Config, console: Console, view: View | None = None) -> Outcome:
-    """Run a cluster until its target, a limit, a signal, or a failure. Raises Fatal or Interrupted if it ends before training."""
+async def up(config: Config, console: Console, view: View | None = None, *, open_page: bool = False) -> Outcome:
+    """Run a cluster until its target, a limit, a signal, or a failure. Raises Fatal or Interrupted if it ends before training.
+
+    open_page: open the page of peer 0 in the browser.
+    """
     torch.set_num_threads(1)
     checked = check(config)
     evaluator = Evaluator(checked.task, config.seed)
@@ -87,6 +91,7 @@ async def up(config: Config, console: Console, view: View | None = None) -> Outc
         with view:
             view.say(f"starting {config.peers} peers ...")
             await launcher.introduce()
+            _point_to_page(config, launcher, view, open_page=open_page)
             ready_at = await launcher.all_ready()
             view.ready([child.address for child in launcher.children])
             clients = [PeerClient(child.address) for child in launcher.children]
@@ -109,6 +114,21 @@ async def up(config: Config, console: Console, view: View | None = None) -> Outc
         models={peer: observer.models[peer] for peer in observer.answered},
     )
     return Outcome(await asyncio.to_thread(make_report, run, evaluator), fatal)
+
+
+def _point_to_page(config: Config, launcher: Launcher, view: View, *, open_page: bool) -> None:
+    port = launcher.children[0].metrics_port
+    if port <= 0:
+        return
+    url, loop = page_address(config.listen, port), asyncio.get_running_loop()
+    view.note(f"page of peer 0: {url}")
+
+    def failed() -> None:
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(view.note, "no browser could be opened; open the page yourself")
+
+    if open_page:
+        open_in_browser(url, failed)
 
 
 def _last_word(launcher: Launcher) -> Fatal | None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from peer.daemon.counts import PeerMetrics
+from peer.daemon.watch import Watch
 from peer.gossip.closing import CloseReason, ClosingPolicy
+from peer.gossip.digest import Digest
 from peer.gossip.membership import PeerDirectory
 from peer.gossip.talk import Talk
 from peer.logs import event
-from peer.metrics import PeerMetrics
 from peer.transport.base import ExchangeKey, Transport, Word, WordKind
 from topology import Schedule
 
@@ -34,6 +36,7 @@ class Conversation:
         closing: ClosingPolicy,
         transport: Transport,
         metrics: PeerMetrics,
+        watch: Watch,
         *,
         payload_means_closed: bool,
         round_timeout: float,
@@ -51,6 +54,7 @@ class Conversation:
             round_timeout=round_timeout,
         )
         self._metrics = metrics
+        self._watch = watch
         self._hangs_up = False
         self._now: Callable[[], float] = asyncio.get_running_loop().time
 
@@ -62,6 +66,11 @@ class Conversation:
     @round.setter
     def round(self, round: int) -> None:
         self._talk.round = round
+
+    @property
+    def talk(self) -> Talk:
+        """To be read only."""
+        return self._talk
 
     @property
     def directory(self) -> PeerDirectory:
@@ -105,6 +114,7 @@ class Conversation:
         if self._talk.missed(peer):
             silent = event("neighbor-silent", neighbor=peer, round=self.round)
             log.warning("peer %d goes on without peer %d, which is silent", self.peer, peer, extra=silent)
+            self._watch.silent(peer)
 
     # what this peer hears: the Listener of the transport
 
@@ -117,15 +127,19 @@ class Conversation:
         elif stirs:
             heard = event("word", kind=word.kind.name.lower(), origin=word.origin, round=word.round)
             log.info("peer %d: %s from peer %d", self.peer, word.kind.name, word.origin, extra=heard)
+            if word.kind is WordKind.LEAVING:
+                self._watch.left(word.origin)
         if stirs:
             self.stirred.set()
 
     def on_link_up(self, peer: int) -> None:
+        self._watch.link_up(peer)
         if self._talk.link_up(peer):
             log.warning("peer %d has a link to peer %d again", self.peer, peer, extra=event("link-back", neighbor=peer))
         self.stirred.set()
 
     def on_link_down(self, peer: int, reason: str) -> None:
+        self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
         if not self._hangs_up and self._talk.link_down(peer):
             lost = event("link-lost", neighbor=peer, reason=reason)
             log.warning("peer %d lost its link to peer %d: %s", self.peer, peer, reason, extra=lost)
@@ -133,6 +147,7 @@ class Conversation:
 
     def on_refused(self, peer: int | None, field: str, sentence: str) -> None:
         self._metrics.refused(field)
+        self._watch.refused(sentence)
         if len(self.refusals) < 100:
             self.refusals.append((peer, field, sentence))
         self.stirred.set()
@@ -149,3 +164,6 @@ class Conversation:
     def on_trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
         if self.spans is not None:
             self.spans.heard(peer, key, traceparent)
+
+    def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
+        self._watch.heard(peer, digests)

@@ -16,12 +16,17 @@ from peer.accounts.summary import PeerSummary
 from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
+from peer.daemon.counts import PeerMetrics
+from peer.daemon.evaluation import Evaluation
+from peer.daemon.lag import LoopLag
 from peer.daemon.player import RoundPlayer, Rules, Stopped
+from peer.daemon.readings import Readings, identity
+from peer.daemon.watch import Watch
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
+from peer.gossip.digest import Digest
 from peer.logs import event
-from peer.metrics import PeerMetrics
 from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
@@ -67,7 +72,11 @@ class Peer:
         self.spans: PeerSpans | None = None
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
-        self.metrics = PeerMetrics({"algorithm": config.algorithm, "task": config.task, "topology": config.topology})
+        self.metrics = PeerMetrics(self._parts.identity.settings)
+        self.metrics.ask(identity(config, peer))
+        self._lag = LoopLag(self.metrics.lag)
+        self._evaluation: Evaluation | None = None
+        self.watch = Watch(peer, config, self._parts.schedule, self._digest)
         self._transport: Transport | None = None
         self._player: RoundPlayer | None = None
         self._said: Conversation | None = None
@@ -75,7 +84,7 @@ class Peer:
         self._started_at: float | None = None
         self._ended_at: float | None = None
         self._trainer_stopped = False
-        self._verdicts: Counter[str] = Counter()  # of chunks; written by the trainer's thread alone
+        self._fates: Counter[str] = Counter()  # of chunks; written by the trainer's thread alone
         self._released = asyncio.Event()
         self._wanted: set[int] = set()
         self._addresses: Mapping[int, str] = {}
@@ -104,6 +113,7 @@ class Peer:
             parts.closing,
             transport,
             self.metrics,
+            self.watch,
             payload_means_closed=parts.algorithm.sends_after_close,
             round_timeout=self.config.round_timeout,
         )
@@ -112,7 +122,9 @@ class Peer:
         if self.spans is not None:
             self._player.spans = said.spans = self.spans
             self.spans.say = transport.trace
+        self._export(transport, said, self._player)
         try:
+            self.watch.start(transport, said.directory)
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
             if linger and not self._released.is_set():
@@ -171,6 +183,8 @@ class Peer:
         for begin in self.at_start:
             begin()
         self._parts.trainer.start()
+        if self._evaluation is not None:
+            self._evaluation.start()
         timer = None
         if self.config.max_seconds is not None:
             timer = self._loop.call_later(
@@ -181,7 +195,7 @@ class Peer:
                 self._link_up(said.round)
                 report = await self.player.play(said.round)
                 self.metrics.round(report)
-                self._count()
+                self.watch.round(report)
                 said.round += 1
             self._limit(f"{said.round} rounds are done")
             self._raise_fatal()
@@ -224,15 +238,18 @@ class Peer:
         self.state = "draining"
         said.say_last_words()
         await self._stop_trainer()
-        self._count()
         await transport.stop()
+        self.watch.stop()
+        self._lag.stop()
         self.player.close()
 
     async def _stop_trainer(self) -> None:
-        """End the trainer's thread and its clock, once; what is under way is abandoned."""
+        """End the evaluations, the trainer's thread and its clock, once; what is under way is abandoned."""
         if self._trainer_stopped:
             return
         self._trainer_stopped = True
+        if self._evaluation is not None:
+            await self._evaluation.stop()
         if not await self._loop.run_in_executor(None, self._parts.trainer.stop, TRAINER_SECONDS):
             stuck = event("trainer-stuck", seconds=TRAINER_SECONDS)
             log.error("peer %d: the trainer did not stop within %g s", self.peer, TRAINER_SECONDS, extra=stuck)
@@ -272,7 +289,9 @@ class Peer:
         if self.spans is not None:
             self.spans.chunk(event)
         if event.verdict is not None:
-            self._verdicts[str(event.verdict)] += 1
+            self._fates[
+                "carried" if event.staleness and event.verdict is Verdict.COUNTED else _FATES[event.verdict]
+            ] += 1
         drains = self.config.in_flight == "drain"
         if event.quota_done or drains or event.verdict is not Verdict.COUNTED:
             self._loop.call_soon_threadsafe(self._on_chunk, event)
@@ -310,15 +329,34 @@ class Peer:
             return 0.0
         return (self._ended_at or self._loop.time()) - self._started_at
 
-    def _count(self) -> None:
-        self.metrics.trainer(*self._parts.trainer.seconds)
-        self.metrics.chunks(self._verdicts.copy())
-        if self._transport is not None:
-            self.metrics.traffic(self._transport.traffic())
+    def _export(self, transport: Transport, said: Conversation, player: RoundPlayer) -> None:
+        """From now on a scrape tells of these."""
+        readings = Readings(
+            schedule=self._parts.schedule,
+            trainer=self._parts.trainer,
+            transport=transport,
+            player=player,
+            said=said,
+            state=lambda: self.state,
+            seconds=self.seconds,
+            fates=self._fates,
+        )
+        self.metrics.ask(readings.fill)
+        self._lag.start()
+        if self.config.metrics_eval_every:
+            self._evaluation = Evaluation(
+                self._parts.task, self.config.seed, self.config.metrics_eval_every, player.snapshot
+            )
+            self.metrics.ask(self._evaluation.fill)
 
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy of the parameters [d])."""
         return await self.player.snapshot()
+
+    def _digest(self) -> Digest:
+        """Of now; the watch adds what it knows of links."""
+        known = self.watch.pulse.digest(self.peer, self.player.ledger, self.player.exchanges)
+        return known._replace(state=State.Value(f"STATE_{self.state.upper()}"), seconds=self.seconds())
 
     def summary(self) -> PeerSummary:
         assert self._transport is not None
@@ -372,6 +410,8 @@ class Peer:
 
 #: Fields in which a stranger or a second claimant of an id may differ without harm; from all wanted peers they are fatal too.
 _HARMLESS = {"run", "peer", "hello", "protocol", "duplicate"}
+#: What metrics call the verdicts on chunks.
+_FATES = {Verdict.COUNTED: "finished", Verdict.REDO: "redone", Verdict.NONFINITE: "nonfinite"}
 _SAME_IN_STATUS = (
     *("pid", "seconds", "round", "train_loss", "idle_fraction", "finished_fraction", "max_staleness"),
     *(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from peer.accounts.exchanges import Exchanges
 from peer.accounts.ledger import Ledger
 from peer.daemon.conversation import Conversation
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
@@ -72,6 +74,7 @@ class RoundPlayer:
     ) -> None:
         self.ledger = Ledger(trainer.quota_chunks)
         self.spans: PeerSpans | None = None
+        self.exchanges = Exchanges()
         self.master = Master(algorithm.state.params, threading.Lock())
         self._algorithm = algorithm
         self._schedule = schedule
@@ -85,7 +88,7 @@ class RoundPlayer:
         self._handed_out = 0  # samples closed in this round, not yet applied
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="grapevine-math")
         self._loop = asyncio.get_running_loop()
-        self._origin = self._loop.time()
+        self._origin = time.monotonic()
         self._stop = False
         self._settled = asyncio.Event()  # wakes who waits for exchanges
 
@@ -120,14 +123,14 @@ class RoundPlayer:
 
     def start(self) -> None:
         """Training begins now: times in reports count from here."""
-        self._origin = self._loop.time()
+        self._origin = time.monotonic()
 
     async def play(self, round: int) -> RoundReport:
         """Play one round. Raises Stopped, or RoundBroken from the algorithm."""
         plan = self._schedule.plan(round, self._said.peer)
         self._said.round = round
         self._transport.advance(ExchangeKey(round, 0))
-        clock = _Stopwatch(self._loop.time, self._origin)
+        clock = _Stopwatch(self._origin)
         score = self._algorithm.round(plan)
         self._handed_out = 0
         if self.spans is not None:
@@ -142,7 +145,7 @@ class RoundPlayer:
             if self.spans is not None:
                 self.spans.round_broken(broken)
             raise
-        report = RoundReport.of(plan, step, clock.timing())
+        report = RoundReport.of(plan, step, self._said.talk, clock.timing())
         self.ledger.add(report)
         if self.spans is not None:
             self.spans.round_ends(report)
@@ -181,18 +184,21 @@ class RoundPlayer:
     # Accumulate
 
     async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
-        opened_at = self._said.open()
+        self._said.open()
+        opened_at = clock.now()
         x, clock_at = self.master, self._algorithm.state.samples_clock
         await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
-        reason = await self._until_closed(clock)
-        if self._rules.in_flight is InFlight.DRAIN:
-            await self._drained()
+        reason, computed_until = await self._until_closed(clock)
+        if self._rules.in_flight is InFlight.DRAIN and await self._drained():
+            computed_until = clock.now()
+        clock.computing += computed_until - opened_at
+        clock.accumulating += clock.now() - opened_at
         done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
-        clock.accumulating += self._loop.time() - opened_at
         self._handed_out = done.num_samples
         return done
 
-    async def _until_closed(self, clock: _Stopwatch) -> CloseReason:
+    async def _until_closed(self, clock: _Stopwatch) -> tuple[CloseReason, float]:
+        """(why the round closes, when the own quota was done or, if it is not, now)."""
         computed_until: float | None = None
         while True:
             self._said.stirred.clear()
@@ -202,18 +208,19 @@ class RoundPlayer:
                 computed_until = clock.now()
             reason, ask_again_at = self._said.decide(own_done)
             if reason is not None:
-                clock.computing += (computed_until or clock.now()) - clock.started
-                return reason
+                return reason, computed_until or clock.now()
             await self._stirred_until(ask_again_at)
 
-    async def _drained(self) -> None:
-        self._trainer.hold()
+    async def _drained(self) -> bool:
+        """Wait until no chunk is in flight; whether one was."""
+        was_in_flight = self._trainer.hold()
         while self._trainer.in_flight:
             self._said.stirred.clear()
             self._check_stop()
             if not self._trainer.in_flight:
-                return
+                break
             await self._said.stirred.wait()
+        return was_in_flight
 
     async def _stirred_until(self, when: float) -> None:
         timer = self._loop.call_at(when, self._said.stirred.set)
@@ -229,7 +236,7 @@ class RoundPlayer:
     # Exchange
 
     def _open(self, round: int, effect: Exchange) -> _UnderWay:
-        under_way = _UnderWay(self._loop.time())
+        under_way = _UnderWay(time.monotonic())
         key = ExchangeKey(round, effect.phase)
         for peer in sorted({*effect.send, *effect.receive}):
             takes_part, why = self._said.directory.takes_part(peer, round)
@@ -259,9 +266,13 @@ class RoundPlayer:
         await self._all_over(under_way.handles)
         vectors: dict[int, Tensor] = {}
         lost = dict(under_way.lost)
+        last, longest = -1, -1.0
         for peer, handle in under_way.handles.items():
             outcome = handle.outcome.result()
+            if outcome.seconds > longest:
+                last, longest = peer, outcome.seconds
             if outcome.lost is None:
+                self.exchanges.done(peer, outcome.seconds)
                 if self._algorithm.delivery is not Delivery.EVERY_MESSAGE:
                     self._deadlines.observe(peer, max(under_way.opened_at + outcome.seconds - started, 0.0))
                 if peer in effect.receive:
@@ -270,7 +281,10 @@ class RoundPlayer:
             lost[peer] = str(outcome.lost)
             if outcome.lost in (LossReason.DEADLINE, LossReason.LINK_DOWN):
                 self._said.missed(peer)
-        clock.exchanging += clock.now() - started
+        waited = clock.now() - started
+        clock.exchanging += waited
+        if last >= 0:
+            self.exchanges.over(last, waited)
         self._check_stop()
         return Inbox(vectors, lost)
 
@@ -300,6 +314,10 @@ class RoundPlayer:
             if timer is not None:
                 timer.cancel()
 
+    def deadline_seconds(self, peer: int) -> float:
+        """How long that peer would be waited for if the round closed now."""
+        return self._patience(peer, self.ledger.typical_round_seconds)
+
     def _patience(self, peer: int, typical_round_seconds: float) -> float:
         if self._algorithm.delivery is Delivery.EVERY_MESSAGE:
             return max(
@@ -319,11 +337,12 @@ class _UnderWay:
 
 
 class _Stopwatch:
-    """Collects the `Timing` of one round."""
+    """Collects the `Timing` of one round. Not by the loop's clock: uvloop's stands still until the loop goes on, and counts in
+    milliseconds."""
 
-    def __init__(self, now: Callable[[], float], origin: float) -> None:
-        self.now = now
-        self.started = now()
+    def __init__(self, origin: float) -> None:
+        self.now = time.monotonic
+        self.started = self.now()
         self.computing = self.accumulating = self.exchanging = self.mixing = 0.0
         self._origin = origin
 

@@ -1,4 +1,4 @@
-"""A peer as a process: event loop, signals, metrics server, exit code."""
+"""A peer as a process: event loop, signals, metrics and page, exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 import uvloop
-from prometheus_client import start_http_server
 
 from peer.accounts.summary import PeerSummary
 from peer.assembly import BAD_INPUT
@@ -26,6 +25,7 @@ from peer.scenario import Scenario
 from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane
+from peer.web.server import WebServer
 
 T = TypeVar("T")
 
@@ -64,14 +64,15 @@ async def serve(
     )
     _crash_as_told(host)
     host.spans = open_tracing(config, peer)
-    stop_metrics = _serve_metrics(config, peer, host)
+    web = await _serve_web(config, peer, host)
     started(host)
     try:
         return await host.run(transport, address_book, linger=linger)
     finally:
-        stop_metrics()
         if host.spans is not None:
             await host.spans.close()
+        if web is not None:
+            await web.stop()
 
 
 def _slow_network(config: Config, scenario: Scenario, seed: int) -> SlowNetwork | None:
@@ -117,22 +118,18 @@ def fixed_addresses(config: Config) -> AddressBook:
     return book
 
 
-def _serve_metrics(config: Config, peer: int, host: Peer) -> Callable[[], None]:
+async def _serve_web(config: Config, peer: int, host: Peer) -> WebServer | None:
+    """`/metrics` and the page. Raises Fatal if the port is taken."""
     if config.metrics_port < 0:
-        return lambda: None
+        return None
     address = config.listen.rpartition(":")[0] or "127.0.0.1"
+    web = WebServer(host.watch, host.metrics)
     try:
-        server, thread = start_http_server(config.metrics_port, address, host.metrics.registry)
+        port = await web.start(address, config.metrics_port)
     except OSError as error:
         raise Fatal(
             ExitCode.PORT,
             f"peer {peer} can't serve metrics on {address}:{config.metrics_port}: {error.strerror}; try another --metrics-port",
         ) from None
-    host.bound = Bound(peer, "", server.server_port)
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop
+    host.bound = Bound(peer, "", port)
+    return web

@@ -181,6 +181,7 @@ class ClosedRounds:
     __slots__ = (
         "_count",
         "_counted_round",
+        "_firsts",
         "_newest",
         "_window",
         "furthest",
@@ -190,6 +191,7 @@ class ClosedRounds:
         self.furthest = -1
         self._window = window
         self._newest: dict[int, int] = {}
+        self._firsts: list[tuple[int, int]] = []  # (round, who was the first known to have closed it), rising
         self._counted_round = 0
         self._count = 0
 
@@ -204,9 +206,17 @@ class ClosedRounds:
         self._count += before < self._counted_round <= believed
         if believed > self.furthest:
             self.furthest = believed
+            self._firsts.append((believed, origin))
         if round < own_round:
             return True, "stale"
         return True, "future" if believed < round else "new"
+
+    def first(self, round: int) -> int | None:
+        """The first other peer known to have closed this round, or a later one. Earlier rounds are not to be asked for any more."""
+        firsts = self._firsts
+        while firsts and firsts[0][0] < round:
+            del firsts[0]
+        return firsts[0][1] if firsts else None
 
     def closed(self, round: int) -> set[int]:
         """Peers that are known to have closed this round (or a later one, which comes to the same)."""

@@ -19,13 +19,15 @@ from typing import NamedTuple
 
 from peer.gossip.algorithm import Score, Update
 from peer.gossip.effects import Answer, Effect
+from peer.gossip.talk import Talk
 from topology import RoundPlan
 
 
 class Timing(NamedTuple):
-    """Seconds of one round in the host's time. began: since the start of training. total: from there to the end. computing: until the own
-    quota was done, or the close. accumulating: until the close. exchanging: from the close until the exchange was over. mixing: in
-    the algorithm's own mathematics."""
+    """Seconds of one round in the host's time. began: since the start of training. total: from there to the end. computing: from the
+    opening until the own quota was done, or the close. accumulating: until the close. exchanging: from the close until the exchange
+    was over. mixing: in the algorithm's own mathematics. No two of computing, waiting (accumulating - computing), exchanging and
+    mixing are at the same time; what they leave of total is the host's."""
 
     began: float
     total: float
@@ -36,12 +38,15 @@ class Timing(NamedTuple):
 
 
 class RoundReport(NamedTuple):
-    """One finished round of one peer. loss_sum over num_samples; staleness in updates, one entry a chunk; lost: neighbour -> why;
-    neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was."""
+    """One finished round of one peer. closed_by: the first peer known here to have closed it. waited_for: whose words ended a wait
+    after the own quota, nobody's if there was none. loss_sum over num_samples; staleness in updates, one entry a chunk; lost: neighbour
+    -> why; neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was."""
 
     peer: int
     round: int
     close_reason: str
+    closed_by: int
+    waited_for: tuple[int, ...]
     num_chunks: int
     num_samples: int
     loss_sum: float
@@ -54,12 +59,14 @@ class RoundReport(NamedTuple):
     timing: Timing
 
     @classmethod
-    def of(cls, plan: RoundPlan, update: Update, timing: Timing) -> RoundReport:
+    def of(cls, plan: RoundPlan, update: Update, talk: Talk, timing: Timing) -> RoundReport:
         done = update.accumulated
         return cls(
             plan.peer,
             plan.round,
             done.close_reason,
+            talk.closed_by,
+            talk.waited_for,
             done.num_chunks,
             done.num_samples,
             done.loss_sum,

@@ -21,17 +21,23 @@ STALE_ROUNDS = 2
 class Talk:
     """Words, links and the end of the round of one peer; also the `RoundView` of its closing policy.
 
+    Of the round that was closed last: closed_by, the first peer known here to have closed it; waited_for, on whose word this peer's own
+    done quota had to wait, which under a barrier is the one that came last.
+
     tell(peer, word): queue a word to a linked neighbour. payload_means_closed: a payload of round k says that its sender closed
     round k (else only k - 1). round_timeout: seconds after which a round ends whatever happens.
     """
 
     __slots__ = (
         "_announced",
+        "_closed_it_first",
         "_closing",
+        "_last_news",
         "_payload_means_closed",
         "_round_timeout",
         "_schedule",
         "_tell",
+        "closed_by",
         "directory",
         "flood",
         "is_open",
@@ -40,6 +46,7 @@ class Talk:
         "own_done",
         "peer",
         "round",
+        "waited_for",
     )
 
     def __init__(
@@ -57,6 +64,8 @@ class Talk:
         self.opened_at = 0.0
         self.own_done = False
         self.is_open = False
+        self.closed_by = peer
+        self.waited_for: tuple[int, ...] = ()
         self.directory = PeerDirectory(peer, schedule.num_peers)
         self.linked: set[int] = set()
         self.flood = Flood(peer, schedule.num_peers, every_word=closing.needs_every_word)
@@ -66,31 +75,39 @@ class Talk:
         self._payload_means_closed = payload_means_closed
         self._round_timeout = round_timeout
         self._announced = False
+        self._closed_it_first = False
+        self._last_news = peer
 
     # the round
 
     def open(self, now: float) -> None:
         """Chunks of the current round start now."""
-        self.opened_at, self.is_open, self._announced = now, True, False
+        self.opened_at, self.is_open, self._announced, self._closed_it_first = now, True, False, False
 
     def decide(self, own_done: bool, now: float) -> tuple[CloseReason | None, float]:
         """(why the open round ends now, or None; the time at which to ask again even if nothing happens). Says CLOSED when this
         peer is the one to say it. Ask again whenever a method below returns True, and when the own quota is done."""
         self.own_done = own_done
-        if own_done and not self._announced:
+        has_waited = self._announced
+        if own_done and not has_waited:
             self._say_closed(now)
         reason = self._closing.decide(self, now)
+        came_last: tuple[int, ...] = (self._last_news,)
         if reason is None:
             give_up_at = self.opened_at + self._round_timeout
             if now < give_up_at:
                 wake_at = self._closing.wake_at(self)
                 return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
             reason = CloseReason.TIMEOUT
-            for silent in self._silent():
+            came_last = tuple(sorted(self._silent()))
+            for silent in came_last:
                 self.directory.missed(silent, self.round)
         if not self._announced and reason is not CloseReason.WORD:
             self._say_closed(now)
         self.is_open = False
+        first = self.flood.closed.first(self.round)
+        self.closed_by = self.peer if first is None or self._closed_it_first else first
+        self.waited_for = came_last if has_waited else ()
         return reason, now
 
     # the RoundView
@@ -142,6 +159,7 @@ class Talk:
 
     def _say_closed(self, now: float) -> None:
         self._announced = True
+        self._closed_it_first = self.ahead < 0
         self._closing.observe(now - self.opened_at)
         if self.flood.say_closed(self.round):
             self._pass_on(Word(WordKind.CLOSED, self.peer, self.round), sender=self.peer)
@@ -169,6 +187,7 @@ class Talk:
         else:
             news = self._believes_lost(word) and self.directory.missed(origin, round)
         if news:
+            self._last_news = origin
             self._pass_on(word, sender)
         return news, "new" if news else "known"
 
@@ -200,11 +219,13 @@ class Talk:
         lost = Word(WordKind.LOST, peer, self.flood.closed.newest().get(peer, -1) + 1)
         if not self.directory.missed(peer, lost.round):
             return False
+        self._last_news = peer
         self._pass_on(lost, sender=self.peer)
         return True
 
     def missed(self, peer: int) -> bool:
         """That peer missed a deadline. Returns whether this is news."""
+        self._last_news = peer
         return self.directory.missed(peer, self.flood.closed.newest().get(peer, -1) + 1)
 
     def _believes_lost(self, word: Word) -> bool:
@@ -213,8 +234,10 @@ class Talk:
 
     def _closed(self, word: Word, sender: int, now: float) -> str:
         goes_on, why = self.flood.note_closed(word.origin, word.round, self.round)
-        if why == "new" and word.round == self.round and self.is_open:
-            self._closing.observe(now - self.opened_at)
+        if why == "new":
+            self._last_news = word.origin
+            if word.round == self.round and self.is_open:
+                self._closing.observe(now - self.opened_at)
         if self.directory.suspects and why in ("new", "stale"):
             self.directory.closed(word.origin, word.round)  # it lives, though it may be no neighbour
         if goes_on:

@@ -166,7 +166,7 @@ class SimPeer:
     def _end(self, update: Update) -> None:
         now, began, plan = self._agenda.now, self._began, self._plan
         timing = Timing(began, now - began, self._computing, self._accumulating, self._exchanging, 0.0)
-        report = RoundReport.of(plan, update, timing)
+        report = RoundReport.of(plan, update, self.talk, timing)
         self.ledger.add(report)
         self.under_way = None
         self.round += 1

@@ -1,8 +1,10 @@
-"""Loss and accuracy of a parameter vector on whole data sets: how the mean model of a cluster is judged."""
+"""Loss and accuracy of a parameter vector on whole data sets: how the mean model of a cluster is judged, and a peer's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,14 @@ from peer.training.flat import FlatModel
 from peer.training.task import Task, build_model, num_samples
 
 BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Mean loss and accuracy over the test set; accuracy is None if the task knows none."""
+
+    loss: float
+    accuracy: float | None
 
 
 class Evaluator:
@@ -45,6 +55,19 @@ class Evaluator:
                 return None
             total += accuracy * len(targets)
         return total / num_samples(self._test)
+
+    @torch.no_grad()
+    def judge(self, vector: Tensor, stop: Callable[[], bool] = lambda: False) -> Judgement | None:
+        """Both over the whole test set, in one pass, of the parameters and buffers [d]; None if `stop` said so between two batches."""
+        loss, accuracy = 0.0, 0.0
+        for outputs, targets in self._outputs(vector, self._test):
+            loss += self._task.loss(outputs, targets).item() * len(targets)
+            right = self._task.accuracy(outputs, targets)
+            accuracy += math.nan if right is None else right * len(targets)
+            if stop():
+                return None
+        samples = num_samples(self._test)
+        return Judgement(loss / samples, None if math.isnan(accuracy) else accuracy / samples)
 
     def _outputs(self, vector: Tensor, dataset: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         self._model.vector.copy_(vector)

@@ -108,11 +108,12 @@ class Listener(Protocol):
 @dataclass(slots=True)
 class Traffic:
     """Bytes of payload and headers moved with one peer since the start, and the latest round trip of a control word,
-    seconds (NaN before the first and while the peer does not answer). data_plane: what vectors travel on since the link
-    came up last: memory, grpc, tcp or unix."""
+    seconds (NaN before the first and while the peer does not answer). late_payloads: those of which a piece came when their
+    exchange was over here. data_plane: what vectors travel on since the link came up last: memory, grpc, tcp or unix."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
+    late_payloads: int = 0
     round_trip_seconds: float = math.nan
     data_plane: str = ""
 

@@ -17,6 +17,7 @@ protocol can close this window (two generals), the grace makes it narrow.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final, Protocol
 
 import numpy as np
@@ -62,7 +63,7 @@ class Exchange:
             None if receive is None else Assembly(byte_view(receive), DTYPES[receive.dtype])
         )
         self._atomic = atomic
-        self._opened_at = loop.time()
+        self._opened_at = time.monotonic()  # uvloop's own clock counts in milliseconds
         self._voted = False
         self._other_voted = False
         self._grace: asyncio.TimerHandle | None = None
@@ -149,8 +150,7 @@ class Exchange:
             self._grace.cancel()
         self._link.ended(self)
         if not self.outcome.done():
-            seconds = self.outcome.get_loop().time() - self._opened_at
-            self.outcome.set_result(Outcome(self._peer, lost, seconds))
+            self.outcome.set_result(Outcome(self._peer, lost, time.monotonic() - self._opened_at))
 
 
 def byte_view(tensor: Tensor) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -49,7 +50,7 @@ class Pings:
     async def run(self) -> None:
         """Measure until cancelled."""
         while True:
-            asked = self._loop.time()
+            asked = time.monotonic()  # the loop's clock counts in milliseconds
             answered = await self.alive(PING_SECONDS)
-            self._traffic.round_trip_seconds = self._loop.time() - asked if answered else math.nan
+            self._traffic.round_trip_seconds = time.monotonic() - asked if answered else math.nan
             await asyncio.sleep(PING_SECONDS)

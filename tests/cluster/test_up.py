@@ -310,7 +310,7 @@ def scraped(port: int) -> tuple[float, dict[str, float]]:
         text = scrape.read().decode()
     rounds = re.search(r"^grapevine_round (\S+)$", text, re.MULTILINE)
     assert rounds
-    received = re.findall(r'^grapevine_received_bytes_total\{neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    received = re.findall(r'^grapevine_neighbor_received_bytes_total\{neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
     return float(rounds[1]), {neighbor: float(moved) for neighbor, moved in received}
 
 
@@ -402,8 +402,8 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
         "grapevine_rounds_total",
         "grapevine_samples_total",
         "grapevine_train_loss",
-        "grapevine_sent_bytes_total",
-        "grapevine_idle_seconds_total",
+        "grapevine_neighbor_sent_bytes_total",
+        "grapevine_trainer_seconds_total",
         "grapevine_staleness_updates_bucket",
         "grapevine_neighbor_distance",
         "grapevine_build_info",

@@ -8,6 +8,8 @@ import pytest
 
 from peer.assembly import make_policy, make_schedule
 from peer.daemon.conversation import Conversation
+from peer.daemon.watch import Watch
+from peer.gossip.digest import Digest
 from peer.gossip.words import Word, WordKind
 from tests.daemon.rig import config
 
@@ -34,6 +36,7 @@ async def test_a_peer_that_hangs_up_has_lost_nobody(leaves: bool, caplog: pytest
         make_policy(chosen),
         links,
         nothing,
+        Watch(0, chosen, make_schedule(chosen), lambda: Digest(0)),
         payload_means_closed=False,
         round_timeout=1.0,
     )

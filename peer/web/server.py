@@ -1,0 +1,236 @@
+"""`/metrics`, the page and its events, served by one peer beside its training: on the same loop, within stated bounds.
+
+A scrape or a page costs the loop what it takes to write it, and waits for nothing that training holds. Everything that a caller can
+make grow is bounded: connections, event streams, bytes that wait for a reader, the time for a request and for the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import re
+import socket
+from typing import Final, Protocol, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from peer.metrics import CONTENT_TYPE
+from peer.web.page import page
+from peer.web.picture import Watched, update, whole
+from peer.web.streams import MAX_STREAMS, Streams, event
+
+log = logging.getLogger("grapevine.web")
+
+MAX_CONNECTIONS: Final = MAX_STREAMS + 56
+"""Open connections; one more is answered 503 and closed. What is above the streams is for scrapers, and for the answer to stream 201."""
+
+UPDATE_SECONDS: Final = 1.0
+"""Between two updates of a page."""
+
+REQUEST_SECONDS: Final = 30.0
+"""A connection on which no whole request has come for so long is closed."""
+
+WRITE_SECONDS: Final = 10.0
+"""A reader that has bytes waiting for so long without taking all of them is cut."""
+
+GRACE_SECONDS: Final = 0.5
+"""What is being answered when the server ends may take so long."""
+
+_ACCESS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+class Scraped(Protocol):
+    """What `/metrics` is made of."""
+
+    def text(self) -> bytes:
+        """As CONTENT_TYPE says."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
+class WebServer:
+    """Serves until `stop`. Made, started and stopped on one event loop."""
+
+    def __init__(self, watched: Watched, scraped: Scraped) -> None:
+        self._watched = watched
+        self._streams = Streams()
+        self._loop = asyncio.get_running_loop()
+        self._local = True
+        self._scraped = scraped
+        self._other_formats = make_aiohttp_handler(scraped.registry, disable_compression=True)
+        self._runner = self._make_runner()
+        self._listener: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: dict[asyncio.Transport, float] = {}  # since when bytes have been waiting for their reader
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, on port 0 on any free one; returns the port. Raises OSError whose `strerror` says why not."""
+        listening = _listen(host, port)
+        self._local = _is_loopback(listening.getsockname()[0])
+        await self._runner.setup()
+        self._listener = await self._loop.create_server(self._admit, sock=listening)
+        self._timer = self._loop.call_later(UPDATE_SECONDS, self._tick)
+        return int(listening.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Browsers are told, what is being answered is finished within GRACE_SECONDS, then every connection is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        self._streams.end(event("end", whole(self._watched)))
+        transports = self._transports()
+        try:
+            async with asyncio.timeout(4 * GRACE_SECONDS):
+                await self._runner.cleanup()
+        except TimeoutError:
+            log.warning("peer %d: not every page was closed in time", self._watched.peer)
+        for transport in transports:
+            transport.abort()  # of one that does not read, bytes would wait for ever
+
+    # bounds
+
+    def _admit(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= MAX_CONNECTIONS:
+            return _Crowd()
+        return server()
+
+    def _transports(self) -> list[asyncio.Transport]:
+        server = self._runner.server
+        found = [connection.transport for connection in server.connections] if server is not None else []
+        return [transport for transport in found if transport is not None]
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(UPDATE_SECONDS, self._tick)
+        self._cut_the_stuck()
+        if len(self._streams):
+            self._streams.publish(event("update", update(self._watched)))
+
+    def _cut_the_stuck(self) -> None:
+        now = self._loop.time()
+        waiting = [transport for transport in self._transports() if transport.get_write_buffer_size()]
+        self._waiting = {transport: self._waiting.get(transport, now) for transport in waiting}
+        for transport, since in self._waiting.items():
+            if now - since >= WRITE_SECONDS:
+                transport.abort()
+
+    # answers
+
+    def _make_runner(self) -> web.AppRunner:
+        app = web.Application(middlewares=[self._guard], client_max_size=1024)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/state", self._state)
+        app.router.add_get("/events", self._events, allow_head=False)
+        return web.AppRunner(
+            app,
+            access_log=None,
+            logger=_quiet_logger(),
+            handler_cancellation=True,
+            keepalive_timeout=REQUEST_SECONDS,
+            lingering_time=GRACE_SECONDS,
+            shutdown_timeout=GRACE_SECONDS,
+        )
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A page of another site must not read this one: on loopback, the only names are those that mean loopback (a name of that
+        site's own could be made to point here), and nobody else's page may open streams."""
+        host = request.headers.get("Host")
+        if self._local and host and not _means_here(host):
+            return _sentence(403, f"this peer answers on loopback only to its address, not to the name {host[:100]}")
+        if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and request.path != "/":
+            return _sentence(403, "this is for this peer's own page")
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(_ACCESS)
+        return response
+
+    async def _page(self, request: web.Request) -> web.Response:
+        made = page()
+        headers = {"Content-Security-Policy": made.policy, "Content-Type": "text/html; charset=utf-8"}
+        return web.Response(body=made.html, headers=headers)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """The plain text format, whoever prefers what: it costs a fraction of the others, which are for who takes nothing else."""
+        accepted = request.headers.get("Accept", "")
+        if "openmetrics" in accepted and not re.search(r"text/plain|\*/\*", accepted):
+            return await self._other_formats(request)
+        return web.Response(body=self._scraped.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _state(self, request: web.Request) -> web.Response:
+        return web.json_response(text=whole(self._watched))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        if self._streams.full:
+            return _sentence(503, f"{MAX_STREAMS} pages of this peer are open, which is as many as it serves")
+        return await self._streams.serve(request, lambda: event("whole", whole(self._watched)))
+
+
+class _Crowd(asyncio.Protocol):
+    """Answers a connection above the bound, unread."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        caller = cast(asyncio.Transport, transport)
+        text = f"{MAX_CONNECTIONS} connections are open, which is as many as this peer serves\n"
+        head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+        caller.write(f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode())
+        caller.close()
+
+
+def _quiet_logger() -> logging.Logger:
+    """What aiohttp says: its faults and ours, but not a traceback for each caller that speaks no HTTP."""
+
+    def matters(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+    logger = log.getChild("http")
+    logger.filters = [matters]
+    return logger
+
+
+def _sentence(status: int, text: str) -> web.Response:
+    return web.Response(status=status, text=text + "\n")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError."""
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if not found:
+        raise OSError(errno.EADDRNOTAVAIL, "no such address")
+    family, _, _, _, address = found[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(MAX_CONNECTIONS)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _means_here(host: str) -> bool:
+    """Whether a Host header names an address, or a name that everywhere means this machine."""
+    name = host.rpartition(":")[0] if host.count(":") == 1 or "]:" in host else host
+    name = name.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True

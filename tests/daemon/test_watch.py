@@ -1,0 +1,120 @@
+"""From any one peer the whole cluster is seen, over real daemons; stale knowledge is known to be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from peer.accounts import chronicle
+from peer.daemon import watch as watching
+from peer.daemon.peer import Peer
+from peer.gossip import digest as digests
+from peer.transport.faulty import FaultyWiring
+from peer.web.picture import whole
+from tests.daemon.rig import Rig, config
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten digests a second."""
+    monkeypatch.setattr(digests, "SAY_SECONDS", 0.1)
+    monkeypatch.setattr(watching, "TELL_SECONDS", 0.025)
+
+
+@asynccontextmanager
+async def running(rig: Rig) -> AsyncIterator[Rig]:
+    """All peers, until the test is over."""
+    task = asyncio.create_task(rig.build().run())
+    try:
+        async with asyncio.timeout(30):
+            yield rig
+    finally:
+        for peer in rig.peers:
+            peer.request_stop("the test is over")
+        await task
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.02)
+
+
+def seen_by(peer: Peer) -> dict[str, Any]:
+    """What its page would be told now."""
+    return dict(json.loads(whole(peer.watch)))
+
+
+def log_of(peer: Peer) -> str:
+    return "\n".join(event.text for event in peer.watch.events)
+
+
+async def test_every_peer_of_a_ring_sees_all_of_it_and_the_straggler() -> None:
+    chosen = config(peers=5, topology="ring", max_rounds=None, chunk_seconds=0.004, straggler=("2=8x",))
+    async with running(Rig(chosen)) as rig:
+        for peer in rig.peers:
+            await until(lambda peer=peer: len(peer.watch.held) == 5)  # type: ignore[misc]
+            await until(lambda peer=peer: "peer 2 is a straggler" in log_of(peer))  # type: ignore[misc]
+            seen = seen_by(peer)
+            rows = seen["peers"]
+            assert [row["state"] for row in rows] == ["training"] * 5
+            assert rows[2]["finished_fraction"] < 0.5
+            assert rows[2]["closed_by"], "somebody else closes its rounds"
+            assert 2 not in [closer for closer, _ in rows[2]["closed_by"]]
+            assert len(seen["edges"]) == 5
+            assert seen["curve"]
+        dropped = [line for line in rig.peers[0].metrics.text().decode().splitlines() if "dropped" in line]
+        assert not any('"digest"' in line for line in dropped)
+
+
+async def test_a_peer_that_is_cut_off_is_lost_old_and_back() -> None:
+    """Peers 0 - 1 - 2 - 3 - 0; peer 2 loses both its links, has them again, and goes."""
+    rig = Rig(config(topology="ring", max_rounds=None, chunk_seconds=0.004))
+    wiring = rig.network.wiring = FaultyWiring()
+    async with running(rig):
+        zero = rig.peers[0]
+        await until(lambda: "peer 2 is training" in log_of(zero) or 2 in zero.watch.held)
+        await until(lambda: all(peer.state == "training" for peer in rig.peers))
+        for other in (1, 3):
+            wiring.cut(2, other)
+        await until(lambda: "peer 1 lost its edge to peer 2" in log_of(zero))
+        await until(lambda: "peer 2 has not been heard of for" in log_of(zero))
+        row = seen_by(zero)["peers"][2]
+        assert row["age"] > chronicle.SILENT_AFTER * 0.1
+        assert row["membership"] == "suspect"
+        for other in (1, 3):
+            wiring.heal(2, other)
+        await until(lambda: "peer 2 is heard of again" in log_of(zero))
+        await until(lambda: "peer 1 has its edge to peer 2 again" in log_of(zero))
+        await until(lambda: seen_by(zero)["peers"][2]["membership"] == "alive")
+        rig.peers[2].request_stop("it goes")
+        await until(lambda: "peer 2 said goodbye" in log_of(zero))
+        assert seen_by(zero)["peers"][2]["membership"] == "left"
+
+
+async def test_random_graphs_are_drawn_as_they_change() -> None:
+    options = {"peers": 6, "topology": "random-regular", "degree": 3, "random_graph_every": 2}
+    async with running(Rig(config(**options, max_rounds=None, chunk_seconds=0.004))) as rig:
+        drawn: set[str] = set()
+
+        def heard_and_drawn() -> bool:
+            seen = seen_by(rig.peers[3])
+            drawn.add(json.dumps(seen["edges"]))
+            return len(drawn) > 3 and all(row["age"] is not None for row in seen["peers"])
+
+        await until(heard_and_drawn)
+
+
+async def test_a_barrier_shows_who_is_waited_for() -> None:
+    chosen = config(topology="ring", closing="barrier", max_rounds=None, chunk_seconds=0.004, straggler=("2=6x",))
+    async with running(Rig(chosen)) as rig:
+
+        def waits_for_two() -> bool:
+            rows = {row["peer"]: row for row in seen_by(rig.peers[0])["peers"] if row["age"] is not None}
+            return all(i in rows and dict(rows[i]["waited_for"]).get(2, 0) > 0.4 for i in (0, 1, 3))
+
+        await until(waits_for_two)
