@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import math
 import os
+import re
 import sys
 import threading
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -139,3 +142,24 @@ def test_an_exception_that_nobody_caught_in_a_thread_is_a_line(
         5,
     )
     assert "ZeroDivisionError" in entry["traceback"]
+
+
+def named_events(path: Path) -> Iterator[str]:
+    """In calls of `event`, and of what a Voice says or shows."""
+    if not re.search(r"peer\.logs import|peer\.cli\.voice import|^def event\(", path.read_text(), re.MULTILINE):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            place = {"event": 0, "self.show": 2}.get(called, 1 if called.endswith("voice.say") else None)
+            if place is not None and len(node.args) > place and isinstance(node.args[place], ast.Constant):
+                yield ast.literal_eval(node.args[place])
+
+
+def test_every_event_is_documented() -> None:
+    """And nothing else is."""
+    root = Path(__file__).parents[1]
+    events = {name for path in (root / "peer").rglob("*.py") for name in named_events(path)}
+    table = (root / "docs" / "logs.md").read_text().partition("| event | facts |")[2]
+    rows = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
+    assert events == {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
