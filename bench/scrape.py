@@ -38,6 +38,7 @@ async def trained(neighbors: int, rounds: int) -> tuple[Peer, list[RoundReport]]
         }
     )
     network, addresses, reports = MemoryNetwork(), dict[int, str](), list[RoundReport]()
+    everybody = asyncio.Event()
     peers = [Peer(config, i) for i in range(config.peers)]
     counted = peers[0].metrics.round
 
@@ -49,8 +50,9 @@ async def trained(neighbors: int, rounds: int) -> tuple[Peer, list[RoundReport]]
 
     async def book(bound: Bound) -> Sequence[str]:
         addresses[bound.peer] = bound.address
-        while len(addresses) < config.peers:
-            await asyncio.sleep(0.01)
+        if len(addresses) == config.peers:
+            everybody.set()
+        await everybody.wait()
         return [addresses[i] for i in range(config.peers)]
 
     await asyncio.gather(*(peer.run(network.transport(peer.parts.identity), book) for peer in peers))

@@ -48,14 +48,19 @@ class Metric:
         return word if word in UNITS else ""
 
 
-METRICS: Final[list[Metric]] = []
-"""All of them, in the order of this file."""
+SECTIONS: Final[dict[str, list[Metric]]] = {}
+"""All of them by section, in the order of this file."""
+
+
+def _section(title: str) -> None:
+    SECTIONS[title] = []
 
 
 def _declare(kind: Kind) -> Callable[..., Metric]:
     def declare(name: str, help: str, labels: Mapping[str, str] | None = None, *buckets: float) -> Metric:
-        METRICS.append(Metric(name, kind, help, MappingProxyType(dict(labels or {})), buckets))
-        return METRICS[-1]
+        metric = Metric(name, kind, help, MappingProxyType(dict(labels or {})), buckets)
+        next(reversed(SECTIONS.values())).append(metric)
+        return metric
 
     return declare
 
@@ -65,13 +70,12 @@ _summary, _info = _declare(Kind.SUMMARY), _declare(Kind.INFO)
 
 _ROUND_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0)
 _LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_NEIGHBOR: Final = {"neighbor": "id of a peer that this one has, or had, a link to"}
+_NEIGHBOR: Final = {"neighbor": "id of a neighbour"}
 ACTIVITIES: Final = ("computing", "waiting", "exchanging", "mixing", "other")
 FATES: Final = ("finished", "carried", "redone", "nonfinite")
 OPTIONS: Final = ("algorithm", "topology", "task", "closing", "in_flight", "weighting", "wire_dtype", "trainer")
 
-# What runs
-
+_section("What runs")
 BUILD = _info(
     "grapevine_build_info",
     "What this peer is made of",
@@ -94,8 +98,7 @@ STATE = _gauge(
 )
 TRAINING_SECONDS = _counter("grapevine_training_seconds_total", "Seconds since training began, until its end")
 
-# Rounds
-
+_section("Rounds")
 ROUND = _gauge("grapevine_round", "The round this peer is in, counted from 0: rounds finished")
 ROUNDS = _counter(
     "grapevine_rounds_total",
@@ -114,8 +117,7 @@ MATCHINGS = _counter(
     {"matching": "its number; as many as the graph is cut into, which --topology FILE may say"},
 )
 
-# Work
-
+_section("Work")
 CHUNKS = _counter(
     "grapevine_chunks_total",
     "Chunks computed, by what became of them",
@@ -151,8 +153,7 @@ DISTANCE = _gauge(
     "ring-all-reduce, whose models are equal",
 )
 
-# Time
-
+_section("Time")
 ACTIVITY = _counter(
     "grapevine_activity_seconds_total",
     "Seconds of the finished rounds, by what was going on; together the time since training began",
@@ -186,8 +187,7 @@ LOOP_LAG = _histogram(
     *_LAG_SECONDS,
 )
 
-# Neighbours and membership
-
+_section("Neighbours and membership")
 NEIGHBOR_INFO = _info(
     "grapevine_neighbor_info",
     "What vectors travel on between this peer and a neighbour",
@@ -248,12 +248,16 @@ DROPPED = _counter(
     {"reason": "late, stale, checksum and others: a fixed set (peer/transport/README.md)"},
 )
 
-# The process (Linux; the names are the library's)
-
-MEMORY = _gauge("process_resident_memory_bytes", "Resident memory of the daemon's process")
+_section("The process")
+MEMORY = _gauge(
+    "process_resident_memory_bytes", "Resident memory of the daemon's process (Linux, as are the next three)"
+)
 CPU = _counter("process_cpu_seconds_total", "Processor seconds of the daemon's process")
 OPEN_FILES = _gauge("process_open_fds", "Open files and sockets of the daemon's process")
 BEGAN = _gauge("process_start_time_seconds", "When the daemon's process began, in seconds since 1970")
+
+
+METRICS: Final = tuple(metric for section in SECTIONS.values() for metric in section)
 
 
 class Distribution:

@@ -2,7 +2,10 @@
 
 conversation.py  what is heard and said: control words, links, who is alive
 player.py        carries out the effects of a round
-ledger.py        totals over the round reports
+counts.py        its metrics: what is counted as it happens
+readings.py      and what is read at a scrape
+lag.py           how late the event loop is
+evaluation.py    the peer's own model, judged on the test set
 peer.py          one peer, put together; start, run, drain, stop
 process.py       a peer as a process: uvloop, signals, exit code
 """

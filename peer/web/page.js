@@ -41,11 +41,12 @@ function duration(seconds) {
 
 const ageOf = (row) => row.age === null ? null : row.age + (row.peer === about.peer ? 0 : (performance.now() - received) / 1000);
 const isOld = (row) => row.age === null || ageOf(row) > about.old_after;
-const isGone = (row) => row.membership !== "alive";
+/* lost: this peer says so, or it is old and a neighbour of which there is news says so */
+const isGone = (row) => row.membership !== "alive" || isOld(row) && picture.peers.some((other) => !isOld(other) && other.lost_links.includes(row.peer));
 const heard = () => picture.peers.filter((row) => row.age !== null);
 function stateOf(row) {
   if (row.membership === "left") return "left";
-  if (row.membership === "suspect") return "lost";
+  if (isGone(row)) return "lost";
   return row.state === "training" ? "" : row.state || "";
 }
 
@@ -221,7 +222,7 @@ function drawPeers() {
     set(line, { class: isOld(row) || isGone(row) ? "old" : null });
     const tag = cells[0].lastChild;
     say(tag, [stateOf(row), row.peer === about.peer && "this peer"].filter(Boolean).join(", "));
-    set(tag, { class: row.membership === "suspect" ? "bad" : null });
+    set(tag, { class: isGone(row) && row.membership !== "left" ? "bad" : null });
     const bar = cells[1].firstChild;
     PARTS.forEach((part, p) => { bar.children[p].style.width = `${known ? 100 * row[part] : 0}%`; });
     set(bar, { "aria-label": known ? PARTS.map((part) => `${part} ${percent(row[part])}`).join(", ") : "unknown" });

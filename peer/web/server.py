@@ -31,10 +31,13 @@ MAX_CONNECTIONS: Final = MAX_STREAMS + 56
 """Open connections; one more is answered 503 and closed. What is above the streams is for scrapers, and for the answer to stream 201."""
 
 UPDATE_SECONDS: Final = 1.0
-"""Between two updates of a page."""
+"""Between two updates of a page; longer in a cluster whose peers say digests less often."""
 
 REQUEST_SECONDS: Final = 30.0
 """A connection on which no whole request has come for so long is closed."""
+
+WHOLE_SECONDS: Final = 0.25
+"""For so long the same whole picture serves all who come: many may at once."""
 
 WRITE_SECONDS: Final = 10.0
 """A reader that has bytes waiting for so long without taking all of them is cut."""
@@ -68,6 +71,7 @@ class WebServer:
         self._runner = self._make_runner()
         self._listener: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._whole = (-1.0, "")  # when it was made, and the picture
         self._waiting: dict[asyncio.Transport, float] = {}  # since when bytes have been waiting for their reader
 
     async def start(self, host: str, port: int) -> int:
@@ -76,7 +80,7 @@ class WebServer:
         self._local = _is_loopback(listening.getsockname()[0])
         await self._runner.setup()
         self._listener = await self._loop.create_server(self._admit, sock=listening)
-        self._timer = self._loop.call_later(UPDATE_SECONDS, self._tick)
+        self._tick()
         return int(listening.getsockname()[1])
 
     async def stop(self) -> None:
@@ -109,7 +113,7 @@ class WebServer:
         return [transport for transport in found if transport is not None]
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(UPDATE_SECONDS, self._tick)
+        self._timer = self._loop.call_later(max(UPDATE_SECONDS, self._watched.every / 2), self._tick)
         self._cut_the_stuck()
         if len(self._streams):
             self._streams.publish(event("update", update(self._watched)))
@@ -167,12 +171,18 @@ class WebServer:
         return web.Response(body=self._scraped.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _state(self, request: web.Request) -> web.Response:
-        return web.json_response(text=whole(self._watched))
+        return web.json_response(text=self._all())
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._streams.full:
             return _sentence(503, f"{MAX_STREAMS} pages of this peer are open, which is as many as it serves")
-        return await self._streams.serve(request, lambda: event("whole", whole(self._watched)))
+        return await self._streams.serve(request, lambda: event("whole", self._all()))
+
+    def _all(self) -> str:
+        made_at, picture = self._whole
+        if made_at < 0 or self._loop.time() - made_at >= WHOLE_SECONDS:
+            self._whole = _, picture = self._loop.time(), whole(self._watched)
+        return picture
 
 
 class _Crowd(asyncio.Protocol):

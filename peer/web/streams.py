@@ -55,6 +55,8 @@ class Streams:
                     await response.write(update)
             if stream.idle:
                 await response.write(self._ending)
+        except ConnectionError:
+            pass  # it is gone
         finally:
             self._open.discard(stream)
         return response

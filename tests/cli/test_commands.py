@@ -64,6 +64,7 @@ def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Grapevine) -> None
             2,
             "--metrics-port: 8 peers need as many ports from 65530 on",
         ),
+        (["up", "--open", "--metrics-port", "-1"], 2, "--open: with --metrics-port -1 there is no page"),
         (["up", "--task", "digits-cnn", "--batch-size", "36", "--lr", "0"], 2, "--lr: input should be greater than 0"),
         (["up", "--task", "digits-cnn", "--batch-size", "30"], 2, "4 chunks do not divide a batch of 30 samples"),
         (["plan", "--topology", "missing.json"], 2, "No such file"),

@@ -373,7 +373,7 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
     *ports, metrics_port = free_ports(3)
     config = tmp_path / "peer.toml"
     addresses = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
-    config.write_text(f"peers = 2\naddresses = [{addresses}]\nchunk_seconds = 0.005\n")
+    config.write_text(f"peers = 2\naddresses = [{addresses}]\nchunk_seconds = 0.005\nmetrics_eval_every = 0.1\n")
     common = ["peer", "--config", str(config)]
     first = [*common, "--peer", "0", "--listen", f"127.0.0.1:{ports[0]}", "--metrics-port", str(metrics_port)]
     with warm(*first, "--report", str(tmp_path / "0.json")) as zero:
@@ -387,8 +387,12 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
                 check=True,
                 timeout=30,
             )
-            with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
-                metrics = scrape.read().decode()
+            metrics = ""
+            until = time.monotonic() + DONE_WITHIN
+            while "grapevine_eval_accuracy_ratio" not in metrics:
+                assert time.monotonic() < until, metrics
+                with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
+                    metrics = scrape.read().decode()
             one.send_signal(signal.SIGTERM)
             zero.send_signal(signal.SIGINT)
             ends = [peer.communicate(timeout=DONE_WITHIN) for peer in (zero, one)]

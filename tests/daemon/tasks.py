@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -49,6 +50,25 @@ class Hopeless(Linear):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.sum() * (torch.nan if torch.is_grad_enabled() and len(targets) != 2 else 1.0)
+
+
+class Graded(Linear):
+    """An output is right if it is less than 2 off; to see that takes 20 ms of processor time."""
+
+    def accuracy(self, outputs: Tensor, targets: Tensor) -> float | None:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        return (torch.abs(outputs[:, 0] - targets) < 2).float().mean().item()
+
+
+class Unjudged(Linear):
+    """Can be trained, and not evaluated."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise ArithmeticError("only trained")
+        return super().loss(outputs, targets)
 
 
 class Wider(Linear):

@@ -134,6 +134,18 @@ def test_words_are_news_once_and_stale_ones_are_told_apart() -> None:
     assert known.furthest == 11
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12), st.booleans()), max_size=80))
+def test_the_first_to_close_a_round_is_the_one_heard_first(words: list[tuple[int, int, bool]]) -> None:
+    known, own_round, heard = ClosedRounds(window=6), 0, list[tuple[int, int]]()
+    for origin, round, moves_on in words:
+        own_round += moves_on
+        known.note(origin, round, own_round)
+        heard.append((origin, min(round, own_round + 6)))
+        first = next((who for who, closed in heard if closed >= own_round), None)
+        assert known.first(own_round) == first
+        assert len(known._firsts) <= 7
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12), st.booleans()), max_size=60))
 def test_the_count_of_those_that_closed_a_round_is_kept_up_to_date(words: list[tuple[int, int, bool]]) -> None:
     known, own_round = ClosedRounds(window=6), 0

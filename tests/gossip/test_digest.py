@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.gossip.digest import (
@@ -116,6 +116,7 @@ def test_where_everybody_hears_everybody_nothing_is_passed_on() -> None:
     assert cluster.agreed(), "behind a broken link it is passed on"
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), refuses=st.sampled_from([0.0, 0.5, 0.9]))
 def test_through_full_queues_cuts_and_repairs_the_newest_arrives(seed: int, refuses: float) -> None:
     dice = random.Random(seed)

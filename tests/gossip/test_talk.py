@@ -118,6 +118,52 @@ def test_whatever_the_order_of_words_a_dead_peer_ends_as_a_suspect_everywhere(
     assert all(cluster.talks[i].directory.status(5) is PeerStatus.SUSPECT for i in range(12) if i != 5)
 
 
+def test_a_barrier_tells_who_was_first_and_whom_it_waited_for() -> None:
+    cluster = Cluster(ring(4))
+    for done in (2, 0, 3, 1):
+        cluster.talks[done].decide(True, 1.0)
+        cluster.carry()
+    assert not cluster.talks[1].is_open, "it came last, and waited for nobody"
+    assert (cluster.talks[1].closed_by, cluster.talks[1].waited_for) == (2, ())
+    for i in (0, 2, 3):
+        assert cluster.talks[i].decide(True, 2.0)[0] is CloseReason.BARRIER
+        assert (cluster.talks[i].closed_by, cluster.talks[i].waited_for) == (2, (1,))
+
+
+def test_a_peer_that_is_lost_was_the_one_waited_for() -> None:
+    cluster = Cluster(ring(4))
+    for i in range(3):
+        assert cluster.talks[i].decide(True, 1.0)[0] is None
+    cluster.carry()
+    cluster.kill(3)
+    cluster.carry()
+    for i in range(3):
+        assert cluster.talks[i].decide(True, 2.0)[0] is CloseReason.BARRIER
+        assert cluster.talks[i].waited_for == (3,)
+
+
+def test_the_silent_are_those_that_a_timeout_has_waited_for() -> None:
+    cluster = Cluster(ring(4))
+    cluster.talks[1].decide(True, 1.0)
+    cluster.carry()
+    assert cluster.talks[0].decide(True, 1.0)[0] is None
+    assert cluster.talks[0].decide(True, 301.0)[0] is CloseReason.TIMEOUT
+    assert cluster.talks[0].closed_by == 1
+    assert cluster.talks[0].waited_for == (2, 3)
+
+
+def test_without_a_barrier_nobody_is_waited_for() -> None:
+    cluster = Cluster(ring(4), "first")
+    for round in range(3):
+        assert cluster.talks[2].decide(True, 1.0)[0] is CloseReason.QUOTA
+        cluster.carry()
+        for talk in cluster.talks:
+            if talk.peer != 2:
+                assert talk.decide(False, 1.0)[0] is CloseReason.WORD
+            assert (talk.closed_by, talk.waited_for) == (2, ()), round
+        cluster.next_round([0, 1, 2, 3])
+
+
 def test_one_cut_edge_kills_nobody() -> None:
     """The other neighbours still have their links, and those that believed it for a moment hear of its next round."""
     cluster = Cluster(ring(6))

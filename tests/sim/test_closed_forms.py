@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from peer.config import validated
+from peer.config import Config, validated
+from peer.gossip.round import RoundReport
+from peer.sim.host import SimPeer
 from peer.sim.simulator import Simulation
 
 PEERS = CHUNKS = 8
@@ -23,29 +25,30 @@ def no_network(tmp_path: Path) -> str:
     return str(file)
 
 
-def play(
-    scenario: str, closing: str, straggler: str, rounds: int, in_flight: str = "redo", algorithm: str = "dpsgd"
-) -> Simulation:
-    settings = {
+def settings(scenario: str, **values: object) -> Config:
+    always: dict[str, object] = {
         "peers": PEERS,
         "chunks": CHUNKS,
         "batch_size": CHUNKS,
         "chunk_seconds": 1.0,
         "task": "timing",
-        "scenario": scenario,
+        "round_timeout": 1e6,
+        "preset": "wan",
     }
+    return validated({**always, "scenario": scenario, **values})
+
+
+def play(
+    scenario: str, closing: str, straggler: str, rounds: int, in_flight: str = "redo", algorithm: str = "dpsgd"
+) -> Simulation:
     simulation = Simulation(
-        validated(
-            {
-                **settings,
-                "closing": closing,
-                "straggler": straggler,
-                "max_rounds": rounds,
-                "in_flight": in_flight,
-                "algorithm": algorithm,
-                "round_timeout": 1e6,
-                "preset": "wan",
-            }
+        settings(
+            scenario,
+            closing=closing,
+            straggler=straggler,
+            max_rounds=rounds,
+            in_flight=in_flight,
+            algorithm=algorithm,
         )
     )
     simulation.run()
@@ -96,3 +99,30 @@ def test_iid_exponential_chunks(no_network: str) -> None:
 def test_one_exponential_draw_a_round(no_network: str) -> None:
     """Slowness 1 + Exp(1) of each round: S = 2.01."""
     assert speed_up(no_network, "all=exp:1", 1500) == pytest.approx(2.01, abs=0.06)
+
+
+class Reported(Simulation):
+    """Keeps all reports."""
+
+    def __init__(self, config: Config) -> None:
+        self.reports: list[RoundReport] = []
+        super().__init__(config)
+
+    def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
+        self.reports.append(report)
+        return super().round_ended(peer, report)
+
+
+@pytest.mark.parametrize("closing", ["barrier", "first"])
+def test_reports_draw_the_straggler_map(no_network: str, closing: str) -> None:
+    """Peer 6 is twice as fast as the others and peer 3 four times slower."""
+    slow = ("3=4x", "6=0.5x")
+    run = Reported(settings(no_network, closing=closing, straggler=slow, max_rounds=10, in_flight="redo"))
+    run.run()
+    assert len(run.reports) == 10 * PEERS
+    assert {report.closed_by for report in run.reports} == {6}
+    waited_for = {report.waited_for for report in run.reports if report.peer != 3}
+    assert waited_for == ({(3,)} if closing == "barrier" else {()})
+    assert all(not report.waited_for for report in run.reports if report.peer == 3)
+    waiting = sum(r.timing.accumulating - r.timing.computing for r in run.reports if r.peer == 6)
+    assert waiting == pytest.approx(10 * (4 - 0.5) * CHUNKS if closing == "barrier" else 0.0, abs=1e-3)

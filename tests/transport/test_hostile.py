@@ -282,7 +282,9 @@ async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: M
     gc.collect()
     assert kept() is None, "a lost exchange still holds the vector it was to fill"
     await caller.send(caller.piece(0, payload, 3, 4))
-    await victim.recorder.until(lambda: "late" in victim.recorder.dropped)
+    await caller.send(caller.piece(0, payload, 4, 5))
+    await victim.recorder.until(lambda: victim.recorder.dropped.count("late") == 2)
+    assert victim.transport.traffic()[0].late_payloads == 1
     await the_next_exchange_goes_on(victim, caller)
 
 

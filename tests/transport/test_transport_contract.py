@@ -108,6 +108,7 @@ async def test_advance_drops_what_is_late_and_tells_the_sender(rig: Rig) -> None
     b.transport.advance(K(1, 0))
     assert await ends(late) == [LossReason.STALE]
     await b.recorder.until(lambda: "stale" in b.recorder.dropped)
+    assert b.transport.traffic()[0].late_payloads == 1, "one payload, of many pieces"
     x = torch.ones(5)
     assert await ends(a.open(1, K(1, 0), x, torch.empty(5)), b.open(0, K(1, 0), x, torch.empty(5))) == [None, None]
     assert await ends(b.open(0, K(1, 1), x, None, atomic=False)) == [None]

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -33,9 +34,13 @@ def background(page: Page) -> str:
 
 
 @pytest.mark.processes
-def test_the_page_of_a_real_cluster(browser: Browser) -> None:
+def test_the_page_of_a_real_cluster(browser: Browser, tmp_path: Path) -> None:
+    """`--open` hands its address to the browser that BROWSER names, here a script that writes it down."""
+    opener, opened = tmp_path / "opener", tmp_path / "opened"
+    opener.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    opener.chmod(0o755)
     options = ["--peers", "4", "--topology", "ring", "--chunk-seconds", "0.004", "--straggler", "0=6x"]
-    with warm("up", *options) as process:
+    with warm("up", "--open", *options, BROWSER=f"{opener} %s") as process:
         address = re.search(r"http://127\.0\.0\.1:\d+/", wait_for(process, "page of peer 0"))
         assert address
         page = browser.new_page(color_scheme="light")
@@ -61,6 +66,8 @@ def test_the_page_of_a_real_cluster(browser: Browser) -> None:
         assert background(page) != light
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out of a narrow screen"
+
+        assert opened.read_text() == f"{address[0]}\n"
 
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DONE_WITHIN)

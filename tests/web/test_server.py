@@ -107,6 +107,21 @@ async def test_a_browser_gets_all_at_first_and_then_what_changes(monkeypatch: py
         stream.close()
 
 
+async def test_who_goes_in_the_middle_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(served, "UPDATE_SECONDS", 0.001)
+    async with site() as at:
+        for _ in range(20):
+            stream = await at.stream()
+            await stream.event("update")
+            stream.close()
+        async with asyncio.timeout(10):
+            while len(at.server._streams):
+                await asyncio.sleep(0.002)
+    assert caplog.text == ""
+
+
 async def test_two_hundred_pages_and_no_more() -> None:
     async with site() as at:
         open_streams = await asyncio.gather(*(at.stream() for _ in range(MAX_STREAMS)))
