@@ -104,7 +104,7 @@ class GrpcTransport(LinkedTransport):
         self._server = server
         if self._data_plane is not DataPlane.GRPC:
             self._door = Door(lambda reason: listener.on_dropped(None, reason))
-            await self._door.open(_host(self._listen), local=self._options.local_sockets)
+            await self._door.open(_host(self._listen), self._options.data_port, local=self._options.local_sockets)
         await self.set_serving(True)
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
