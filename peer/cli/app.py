@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import gc
+import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ from peer import __version__
 from peer.cli.options import DAEMON_OPTIONS, all_but, with_options
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
+from peer.logs import as_json, begin_logs, event
 from topology import TopologyError
 
 app = typer.Typer(
@@ -26,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(highlight=False)
+log = logging.getLogger("grapevine.run")
 
 
 def main() -> None:
@@ -39,10 +43,18 @@ def main() -> None:
         _fail(ExitCode.CONFIG, str(error))
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except Exception:
+        if not as_json():
+            raise
+        log.critical("a bug", exc_info=True, extra=event("failed", code=int(ExitCode.BUG), exit=ExitCode.BUG.name))
+        sys.exit(ExitCode.BUG)
 
 
 def _fail(code: ExitCode, sentence: str) -> None:
-    print(f"grapevine: {sentence}", file=sys.stderr)  # noqa: T201
+    if as_json():
+        log.error("%s", sentence, extra=event("failed", code=int(code), exit=code.name))
+    else:
+        print(f"grapevine: {sentence}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 
@@ -72,24 +84,26 @@ def up(
         raise ConfigError("--open: with --metrics-port -1 there is no page; leave that out, or give a port")
     from peer.cluster.forkserver import start_early
 
+    begin_logs(config)
     start_early()
     from peer.accounts.report import write_report
+    from peer.cli.voice import Voice
     from peer.cluster import up as cluster
     from peer.cluster.launcher import Interrupted
     from peer.cluster.live import describe, summary
-    from peer.daemon.process import log_to_stderr, run_loop
+    from peer.daemon.process import run_loop
 
-    log_to_stderr(config)
-    console.print(describe(config), style="dim")
+    voice = Voice(console)
+    voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
     try:
         outcome = run_loop(cluster.up(config, console, open_page=open_page))
     except Interrupted:
-        console.print("interrupted before training began")
+        voice.say("interrupted before training began", "interrupted")
         return
-    console.print(summary(outcome.report, config.target_loss))
+    voice.summary(summary(outcome.report, config.target_loss), outcome.report)
     if config.report is not None:
         write_report(outcome.report, config.report)
-        console.print(f"report: {config.report}", style="dim")
+        voice.say(f"report: {config.report}", "report", style="dim", path=str(config.report))
     if outcome.fatal is not None:
         raise outcome.fatal
 
@@ -112,7 +126,7 @@ def simulate(
 
 
 @app.command()
-@with_options(all_but(*DAEMON_OPTIONS, "algorithm", "closing", "scenario", "report"))
+@with_options([*all_but(*DAEMON_OPTIONS, "algorithm", "closing", "scenario", "report"), "log_format"])
 def compare(
     config: Config,
     scenario: Annotated[
@@ -126,15 +140,18 @@ def compare(
     out: Annotated[Path, typer.Option("--out", help="Folder for the report")] = Path("comparison"),
 ) -> None:
     """Play a matrix of scenarios, algorithms and closings, and write a report with plots."""
+    if config.log_format == "json":
+        begin_logs(config)
     if simulated:
         from peer.cluster.forkserver import start_early
 
         start_early()
     from peer.cli.compare import run_comparison
+    from peer.cli.voice import Voice
 
     run_comparison(
         config,
-        console,
+        Voice(console),
         scenarios=list(dict.fromkeys(scenario or ["none"])),
         algorithms=_names(algorithms),
         closings=_names(closings),
@@ -178,9 +195,32 @@ def status(
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer")] = 5.0,
 ) -> None:
     """Ask a running peer how it is."""
+    check_address(address)
     from peer.cli.status import show_status
 
     asyncio.run(show_status(address, console, as_json=as_json, timeout=timeout))
+
+
+@app.command()
+def top(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where any of the peers listens")],
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks")] = 1.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer")] = 2.0,
+) -> None:
+    """Show a running cluster live, a row per peer; ctrl-C ends it."""
+    check_address(address)
+    with suppress(KeyboardInterrupt):  # before there is an event loop
+        from peer.cli.top import show_top
+
+        asyncio.run(show_top(address, console, once=once, every=every, timeout=timeout))
+
+
+def check_address(address: str) -> None:
+    """Raises ConfigError if it is not like HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{address!r} is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000")
 
 
 @app.command()
