@@ -124,7 +124,7 @@ class Stream:
 
 @asynccontextmanager
 async def site(watched: Watch | None = None, host: str = "127.0.0.1") -> AsyncIterator[Site]:
-    metrics = PeerMetrics()
+    metrics = PeerMetrics("run", 0)
     for _ in range(3):
         metrics.word("new")
     server = WebServer(watched or watch(), metrics)

@@ -242,7 +242,7 @@ async def test_a_taken_port_is_told_in_the_words_of_the_system() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = WebServer(watch(), PeerMetrics())
+        server = WebServer(watch(), PeerMetrics("run", 0))
         with pytest.raises(OSError, match="Address already in use"):
             await server.start("127.0.0.1", taken.getsockname()[1])
         await server.stop()
