@@ -20,7 +20,7 @@ from peer.web.server import MAX_CONNECTIONS, WebServer
 from peer.web.streams import MAX_STREAMS
 from tests.web.rig import Site, digest, site, watch
 
-NEW_WORDS = 'grapevine_closed_words_total{kind="new"} 3'
+NEW_WORDS = 'grapevine_closed_words_total{run="run",peer="0",kind="new"} 3'
 #: What the end may take, with whoever is connected; see GRACE_SECONDS.
 ENDED_WITHIN = 5.0
 
