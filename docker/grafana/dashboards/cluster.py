@@ -43,7 +43,7 @@ def cluster_overview() -> Dashboard:
             Choice("run", "A run that was scraped in the time shown", "label_values(grapevine_run_info, run)", False),
             Choice("peers", "Peers of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', True),
         ],
-        [_now(), _learning(), _progress(), _waiting(), _time(), _failures(), _processes(), _peers()],
+        [_now(), _peers(), _learning(), _progress(), _waiting(), _time(), _failures(), _processes()],
     )
 
 
@@ -118,6 +118,43 @@ def _now() -> Section:
                 unit="none",
                 width=EIGHTH,
                 decimals=4,
+            ),
+        ],
+    )
+
+
+def _peers() -> Section:
+    slow = steps(GREEN, (1.5, YELLOW), (2, RED))
+    return Section(
+        "Peers",
+        [
+            rows(
+                "Peers",
+                "Each peer now. Its number leads to its own dashboard.",
+                ["peer"],
+                Query(f"max by (peer) (grapevine_round{{{CHOSEN}}})", "round", unit="none"),
+                Query(f"max by (peer) (grapevine_train_loss{{{CHOSEN}}})", "train loss", unit="none", decimals=3),
+                Query(
+                    applied(CHOSEN, "peer"),
+                    "samples per second",
+                    unit="short",
+                ),
+                Query(
+                    f"max by (peer) (run_peer:grapevine_slowness:ratio_rate1m{{{CHOSEN}}})",
+                    "slowness",
+                    unit="suffix:x",
+                    decimals=1,
+                    thresholds=slow,
+                ),
+                Query(f"max by (peer) (grapevine_idle_ratio{{{CHOSEN}}})", "idle", unit="percentunit", decimals=0),
+                Query(
+                    mean("grapevine_staleness_updates", CHOSEN, "peer"),
+                    "staleness",
+                    unit="none",
+                    decimals=2,
+                ),
+                Query(f"max by (peer) (process_resident_memory_bytes{{{CHOSEN}}})", "memory", unit="bytes"),
+                links={"peer": ("This peer", PEER_PAGE)},
             ),
         ],
     )
@@ -335,43 +372,6 @@ def _processes() -> Section:
                 Query(f"process_resident_memory_bytes{{{CHOSEN}}}", "peer {{peer}}"),
                 unit="bytes",
                 width=THIRD,
-            ),
-        ],
-    )
-
-
-def _peers() -> Section:
-    slow = steps(GREEN, (1.5, YELLOW), (2, RED))
-    return Section(
-        "Peers",
-        [
-            rows(
-                "Peers",
-                "Each peer now. Its number leads to its own dashboard.",
-                ["peer"],
-                Query(f"max by (peer) (grapevine_round{{{CHOSEN}}})", "round", unit="none"),
-                Query(f"max by (peer) (grapevine_train_loss{{{CHOSEN}}})", "train loss", unit="none", decimals=3),
-                Query(
-                    applied(CHOSEN, "peer"),
-                    "samples per second",
-                    unit="short",
-                ),
-                Query(
-                    f"max by (peer) (run_peer:grapevine_slowness:ratio_rate1m{{{CHOSEN}}})",
-                    "slowness",
-                    unit="suffix:x",
-                    decimals=1,
-                    thresholds=slow,
-                ),
-                Query(f"max by (peer) (grapevine_idle_ratio{{{CHOSEN}}})", "idle", unit="percentunit", decimals=0),
-                Query(
-                    mean("grapevine_staleness_updates", CHOSEN, "peer"),
-                    "staleness",
-                    unit="none",
-                    decimals=2,
-                ),
-                Query(f"max by (peer) (process_resident_memory_bytes{{{CHOSEN}}})", "memory", unit="bytes"),
-                links={"peer": ("This peer", PEER_PAGE)},
             ),
         ],
     )
