@@ -405,10 +405,8 @@ class Link:
     async def _ping(self) -> None:
         while True:
             asked = time.monotonic()  # the loop's clock counts in milliseconds
-            if await self.alive(PING_SECONDS):
-                self.traffic.round_trip_seconds = time.monotonic() - asked
-            else:
-                self.traffic.round_trip_seconds = math.nan
+            answers = await self.alive(PING_SECONDS)
+            self.traffic.round_trip_seconds = time.monotonic() - asked if answers else math.nan
             await asyncio.sleep(PING_SECONDS)
 
     # -- both
