@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from peer import metrics
-from peer.metrics import METRICS, UNITS, Distribution, Exposition, Kind, Metric, Sheet
+from peer.metrics import EVERYWHERE, METRICS, UNITS, Distribution, Exposition, Kind, Metric, Sheet
 
 ROOT = Path(__file__).parents[1]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -42,7 +42,7 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
         assert metric.unit, "the unit is the last word"
     assert bool(metric.buckets) is (metric.kind is Kind.HISTOGRAM)
     assert list(metric.buckets) == sorted(set(metric.buckets))
-    assert not {"le", "quantile", "instance", "job"} & set(metric.labels)
+    assert not {"le", "quantile", "instance", "job", *EVERYWHERE} & set(metric.labels)
     assert all(re.fullmatch(r"[a-z_]+", name) and meaning for name, meaning in metric.labels.items())
     assert metric.help
     assert not metric.help.endswith(".")

@@ -1,5 +1,5 @@
 """Every query of every panel and rule, asked of the real Prometheus about real clusters: D-PSGD with a straggler and a peer that is killed,
-and MATCHA beside it. Prometheus's clock is 15 times as fast (prometheus.py), so that a minute's rate needs four seconds."""
+and MATCHA beside it. Prometheus's clock is 12 times as fast (prometheus.py), so that a minute's rate needs five seconds."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         for process in (one, two):
             process.send_signal(signal.SIGINT)
         for process in (one, two):
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
             assert process.returncode == 0, out + err
             assert_no_orphans(process.pid)
 
 
-@pytest.mark.timeout(150)  # on a machine with ten times the work that it has cores
+@pytest.mark.timeout(300)  # on a machine with ten times the work that it has cores
 def test_every_panel_and_every_rule_has_data(watched: Watched) -> None:
     """Asked again for a while: on a busy machine a scrape or two come too late."""
 
