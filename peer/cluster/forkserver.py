@@ -19,7 +19,10 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "16777216",
 }
 #: torch._dynamo is imported by the first optimizer step, a second of work that peers would do one by one. frozen comes last.
-PRELOAD = ["peer.cli.app", "peer.cluster.child", "peer.training.tasks.digits", "torch._dynamo", "peer.cluster.frozen"]
+PRELOAD = [
+    *("peer.cli.app", "peer.cluster.child", "peer.web.server", "peer.training.tasks.digits", "torch._dynamo"),
+    "peer.cluster.frozen",
+]
 
 
 def context() -> ForkServerContext:

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import uvloop
@@ -25,7 +25,9 @@ from peer.scenario import Scenario
 from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane
-from peer.web.server import WebServer
+
+if TYPE_CHECKING:
+    from peer.web.server import WebServer
 
 T = TypeVar("T")
 
@@ -123,6 +125,8 @@ async def _serve_web(config: Config, peer: int, host: Peer) -> WebServer | None:
     """`/metrics` and the page. Raises Fatal if the port is taken."""
     if config.metrics_port < 0:
         return None
+    from peer.web.server import WebServer  # a third of a second of imports, which the launcher has no use for
+
     address = config.listen.rpartition(":")[0] or "127.0.0.1"
     web = WebServer(host.watch, host.metrics)
     try:
