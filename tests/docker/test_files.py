@@ -165,7 +165,9 @@ def test_the_image_is_the_same_for_python_and_constraints() -> None:
     text = DOCKERFILE.read_text()
     assert "PIP_CONSTRAINT=/build/constraints.txt" in text
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
-    assert re.search(r'^ENTRYPOINT \["tini", "--", "grapevine"\]$', text, re.MULTILINE), "exec form: signals reach the daemon"
+    assert re.search(r'^ENTRYPOINT \["tini", "--", "grapevine"\]$', text, re.MULTILINE), (
+        "exec form: signals reach the daemon"
+    )
     assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 3
 
 
