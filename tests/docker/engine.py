@@ -128,7 +128,7 @@ class Project:
         assert isinstance(found, dict)
         return found
 
-    def goes_on(self, *peers: int, rounds: int = 10, seconds: float = 60.0) -> None:
+    def goes_on(self, *peers: int, rounds: int = 10, seconds: float = 180.0) -> None:
         """Each of these peers finishes so many more rounds."""
         before = {peer: self.rounds(peer) for peer in peers}
         for peer, round in before.items():
