@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from peer import metrics
-from peer.metrics import METRICS, UNITS, Distribution, Exposition, Kind, Metric, Sheet
+from peer.metrics import EVERYWHERE, METRICS, UNITS, Distribution, Exposition, Kind, Metric, Sheet
 
 ROOT = Path(__file__).parents[1]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -27,7 +27,8 @@ def samples(text: bytes) -> Samples:
         for sample in family.samples:
             key = sample.name, frozenset(sample.labels.items())
             assert key not in found, f"{key} is there twice"
-            found[key] = sample.value if sample.value == sample.value else -12345.0
+            value = float(sample.value)
+            found[key] = value if value == value else -12345.0
     return found
 
 
@@ -41,7 +42,7 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
         assert metric.unit, "the unit is the last word"
     assert bool(metric.buckets) is (metric.kind is Kind.HISTOGRAM)
     assert list(metric.buckets) == sorted(set(metric.buckets))
-    assert not {"le", "quantile", "instance", "job"} & set(metric.labels)
+    assert not {"le", "quantile", "instance", "job", *EVERYWHERE} & set(metric.labels)
     assert all(re.fullmatch(r"[a-z_]+", name) and meaning for name, meaning in metric.labels.items())
     assert metric.help
     assert not metric.help.endswith(".")
@@ -63,9 +64,15 @@ VALUES = st.floats() | st.integers(0, 2**60)
 WORDS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", 'a"b\\n\nc', "\\\\", "{x}", ","])
 
 
-@given(st.dictionaries(st.tuples(WORDS, WORDS), VALUES, max_size=5), st.lists(st.floats(0, 200), max_size=20), VALUES)
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.tuples(WORDS, WORDS), VALUES, max_size=5),
+    st.lists(st.floats(0, 200), max_size=20),
+    VALUES,
+    WORDS,
+)
 def test_a_page_says_what_the_library_would_write(
-    by_labels: dict[tuple[str, str], float], observed: list[float], value: float
+    by_labels: dict[tuple[str, str], float], observed: list[float], value: float, run: str
 ) -> None:
     """Values and labels may be anything; the library writes the same samples from the registry."""
     lengths = Distribution(metrics.ROUND_LENGTH)
@@ -80,7 +87,7 @@ def test_a_page_says_what_the_library_would_write(
         sheet.summarize(metrics.EXCHANGE, value, 3, "7")
         sheet.choose(metrics.STATE, "training", ("starting", "training"))
 
-    page = Exposition(fill)
+    page = Exposition(fill, run, "3")
     first, again = page.text(), page.text()
     assert first == again
     assert samples(first) == samples(generate_latest(page.registry))
@@ -89,16 +96,19 @@ def test_a_page_says_what_the_library_would_write(
     assert types["grapevine_neighbor_exchange_seconds"] == "summary"
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0, 200) | st.sampled_from(metrics.ROUND_LENGTH.buckets), max_size=50))
 def test_a_distribution_counts_as_the_librarys_histogram(observed: list[float]) -> None:
     registry = CollectorRegistry()
-    theirs = Histogram("grapevine_round_seconds", "x", buckets=metrics.ROUND_LENGTH.buckets, registry=registry)
+    theirs = Histogram(
+        "grapevine_round_seconds", "x", ["run", "peer"], buckets=metrics.ROUND_LENGTH.buckets, registry=registry
+    ).labels("r", "0")
     mine = Distribution(metrics.ROUND_LENGTH)
     for value in observed:
         theirs.observe(value)
         mine.observe(value)
     expected = {k: v for k, v in samples(generate_latest(registry)).items() if not k[0].endswith("_created")}
-    found = samples(Exposition(lambda sheet: sheet.spread(metrics.ROUND_LENGTH, mine)).text())
+    found = samples(Exposition(lambda sheet: sheet.spread(metrics.ROUND_LENGTH, mine), "r", "0").text())
     assert found == pytest.approx(expected)
 
 

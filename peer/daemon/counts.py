@@ -28,7 +28,6 @@ from peer.metrics import (
     MATCHINGS,
     MEMORY,
     MISSED,
-    MISSES,
     OPEN_FILES,
     REFUSED,
     ROUND_LENGTH,
@@ -72,11 +71,11 @@ class PeerMetrics:
         self._sources.append(source)
 
     def neighbor(self, peer: int) -> None:
-        """Tell of it from now on, though nothing has happened yet."""
+        """Tell of it from now on, though nothing has happened yet. Of the reasons of missed payloads one must do: all of all
+        neighbours would be most of the page."""
         self._closed_first[peer] += 0
         self._waited.setdefault(peer, 0.0)
-        for reason in MISSES:
-            self._missed[peer, reason] += 0
+        self._missed[peer, "deadline"] += 0
 
     # what happens
 

@@ -111,6 +111,8 @@ class Peer:
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
         self._export(transport, said, self._player)
         try:
+            if self._evaluation is not None:
+                await self._evaluation.prepare()
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
             if linger and not self._released.is_set():

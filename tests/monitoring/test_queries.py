@@ -1,5 +1,5 @@
 """Every query of every panel and rule, asked of the real Prometheus about real clusters: D-PSGD with a straggler and a peer that is killed,
-and MATCHA beside it. Prometheus's clock is 15 times as fast (prometheus.py), so that a minute's rate needs four seconds."""
+and MATCHA beside it. Prometheus's clock is 12 times as fast (prometheus.py), so that a minute's rate needs five seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.cluster.test_up import assert_no_orphans, free_block, pids_of_peers, wait_for, warm
 from tests.monitoring.asked import Asked, boards, filled, queries
-from tests.monitoring.prometheus import FASTER, SCRAPE_SECONDS, Prometheus, finite, labels_of, running, static
+from tests.monitoring.prometheus import FASTER, SCRAPE_SECONDS, Prometheus, finite, labels_of, running, static, until
 
 pytestmark = [
     pytest.mark.processes,
@@ -29,11 +29,11 @@ pytestmark = [
 STRAGGLER, VICTIM = 0, 3
 #: Of a panel of rates: Grafana takes at least four scrapes.
 RATE_MS = int(4 * SCRAPE_SECONDS * 1000)
-VALUES = {"__rate_interval": f"{RATE_MS}ms", "__range": f"{15 * 60 // FASTER}s", "peer": ".*", "neighbor": ".*"}
+VALUES = {"__rate_interval": f"{RATE_MS}ms", "__range": f"{15 * 60 // FASTER}s", "peers": ".*", "neighbors": ".*"}
 CHOSEN = {
     "cluster.json": {"run": "gossip"},
     "peer.json": {"run": "gossip", "peer": str(STRAGGLER)},
-    "laboratory.json": {"run": ".*"},
+    "laboratory.json": {"runs": ".*"},
 }
 #: What the killing and the straggler must set off.
 EXPECTED_ALERTS = {
@@ -79,15 +79,19 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         for process in (one, two):
             process.send_signal(signal.SIGINT)
         for process in (one, two):
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
             assert process.returncode == 0, out + err
             assert_no_orphans(process.pid)
 
 
-@pytest.mark.timeout(150)  # on a machine with ten times the work that it has cores
+@pytest.mark.timeout(300)  # on a machine with ten times the work that it has cores
 def test_every_panel_and_every_rule_has_data(watched: Watched) -> None:
-    wrong = [*_panels(watched), *_variables(watched), *_rules(watched), *_numbers(watched)]
-    assert not wrong, "\n".join(wrong)
+    """Asked again for a while: on a busy machine a scrape or two come too late."""
+
+    def wrong() -> str:
+        return "\n".join([*_panels(watched), *_variables(watched), *_rules(watched), *_numbers(watched)])
+
+    until(wrong, lambda found: not found)
 
 
 def _panels(watched: Watched) -> Iterator[str]:
@@ -131,7 +135,7 @@ def _variables(watched: Watched) -> Iterator[str]:
                 "run": ["gossip", "matcha"],
                 "peer": ["0", "1", "2", "3"],
                 "neighbor": ["1", "3"],
-            }[variable["name"]]
+            }[parts[2]]
             if offered != expected:
                 yield f"{name}: ${variable['name']} offers {offered}"
 
@@ -175,6 +179,15 @@ def _numbers(watched: Watched) -> Iterator[str]:
             if asked.where in shares and abs(sum(_values(watched.prometheus.instant(expr))) - 1) > 1e-6:
                 yield f"{asked.where}: not shares of one: {watched.prometheus.instant(expr)}"
     yield from known
+    nodes, edges = (
+        watched.prometheus.instant(filled(asked.expr, {**VALUES, **CHOSEN["cluster.json"]}))
+        for asked in queries("cluster.json", boards()["cluster.json"])
+        if asked.where.startswith("cluster.json: Edges")
+    )
+    ids = {node["metric"]["id"] for node in nodes}
+    ends = {edge["metric"][end] for edge in edges for end in ("source", "target")}
+    if not {str(STRAGGLER), str(VICTIM)} <= ends <= ids:
+        yield f"Grafana's node graph breaks at edges without a node: {ends - ids}"
 
 
 def _values(found: list[dict[str, Any]]) -> list[float]:

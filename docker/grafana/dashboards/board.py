@@ -32,7 +32,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A variable: the values of a label. several: any number of them, all at first; else one."""
+    """A variable: the values of a label. several: any number of them, all at first; else one.
+
+    Where several may be chosen the name is a plural, so that a link to another dashboard does not choose All where there is to be one.
+    """
 
     name: str
     description: str
@@ -47,7 +50,7 @@ class Choice:
             .datasource(SOURCE)
             .query(self.query)
             .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(models.VariableSort.NUMERICAL_ASC)
+            .sort(models.VariableSort.NATURAL_ASC)
             .multi(self.several)
             .include_all(self.several)
         )

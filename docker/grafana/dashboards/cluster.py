@@ -8,11 +8,11 @@ from dashboards.board import Choice, Section, board
 from dashboards.panels import (
     FULL,
     GREEN,
-    HALF,
     QUARTER,
     RED,
     THIRD,
     YELLOW,
+    AnyPanel,
     Query,
     bars,
     graph,
@@ -23,11 +23,10 @@ from dashboards.panels import (
     states,
     steps,
 )
-from dashboards.promql import applied, idle, mean, quantile, rate, share
+from dashboards.promql import applied, idle, mean, quantile, rate, renamed, share
 
 #: The peers chosen of the run chosen.
-CHOSEN = 'run="$run",peer=~"$peer"'
-EIGHTH = 3
+CHOSEN = 'run="$run",peer=~"$peers"'
 PEER_PAGE = (
     "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
 )
@@ -40,9 +39,9 @@ def cluster_overview() -> Dashboard:
         "All peers of one run: is it well, and if not, which peer is to blame?",
         [
             Choice("run", "A run that was scraped in the time shown", "label_values(grapevine_run_info, run)", False),
-            Choice("peer", "Peers of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', True),
+            Choice("peers", "Peers of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', True),
         ],
-        [_now(), _learning(), _progress(), _waiting(), _time(), _failures(), _processes(), _peers()],
+        [_now(), _peers(), _learning(), _progress(), _waiting(), _time(), _failures(), _processes()],
     )
 
 
@@ -55,7 +54,6 @@ def _now() -> Section:
                 "Peers that are scraped and train.",
                 Query('count(grapevine_state{run="$run",state="training"} == 1) or vector(0)'),
                 unit="none",
-                width=EIGHTH,
                 decimals=0,
             ),
             number(
@@ -66,7 +64,6 @@ def _now() -> Section:
                     ' - (count(grapevine_state{run="$run",state="training"} == 1) or vector(0))'
                 ),
                 unit="none",
-                width=EIGHTH,
                 thresholds=steps(GREEN, (1, RED)),
                 decimals=0,
             ),
@@ -75,7 +72,6 @@ def _now() -> Section:
                 "Alerts of this run that fire now; docs/monitoring.md says what to do for each.",
                 Query('count(ALERTS{alertstate="firing",run="$run"}) or vector(0)'),
                 unit="none",
-                width=EIGHTH,
                 thresholds=steps(GREEN, (1, RED)),
                 decimals=0,
             ),
@@ -84,7 +80,6 @@ def _now() -> Section:
                 "Mean over the peers of the loss of the samples of their last 32 rounds.",
                 Query(f"avg(grapevine_train_loss{{{CHOSEN}}})"),
                 unit="none",
-                width=EIGHTH,
                 decimals=3,
             ),
             number(
@@ -92,21 +87,18 @@ def _now() -> Section:
                 "Samples whose gradient went into an update, of all peers.",
                 Query(applied(CHOSEN)),
                 unit="short",
-                width=EIGHTH,
             ),
             number(
                 "Rounds per second",
                 "Rounds that a peer finishes, mean over the peers.",
                 Query(f"avg({rate('grapevine_rounds_total', CHOSEN, 'peer')})"),
                 unit="short",
-                width=EIGHTH,
             ),
             number(
                 "Idle share",
                 "Share of the trainers' time in which they had nothing to compute.",
                 Query(idle(CHOSEN)),
                 unit="percentunit",
-                width=EIGHTH,
                 thresholds=steps(GREEN, (0.2, YELLOW), (0.5, RED)),
             ),
             number(
@@ -115,8 +107,44 @@ def _now() -> Section:
                 "where all models are equal.",
                 Query(f"sqrt(avg(grapevine_neighbor_distance{{{CHOSEN}}} ^ 2)) or vector(0)"),
                 unit="none",
-                width=EIGHTH,
                 decimals=4,
+            ),
+        ],
+    )
+
+
+def _peers() -> Section:
+    slow = steps(GREEN, (1.5, YELLOW), (2, RED))
+    return Section(
+        "Peers",
+        [
+            rows(
+                "Peers",
+                "Each peer now. Its number leads to its own dashboard.",
+                ["peer"],
+                Query(f"max by (peer) (grapevine_round{{{CHOSEN}}})", "round", unit="none"),
+                Query(f"max by (peer) (grapevine_train_loss{{{CHOSEN}}})", "train loss", unit="none", decimals=3),
+                Query(
+                    applied(CHOSEN, "peer"),
+                    "samples per second",
+                    unit="short",
+                ),
+                Query(
+                    f"max by (peer) (run_peer:grapevine_slowness:ratio_rate1m{{{CHOSEN}}})",
+                    "slowness",
+                    unit="suffix:x",
+                    decimals=1,
+                    thresholds=slow,
+                ),
+                Query(f"max by (peer) (grapevine_idle_ratio{{{CHOSEN}}})", "idle", unit="percentunit", decimals=0),
+                Query(
+                    mean("grapevine_staleness_updates", CHOSEN, "peer"),
+                    "staleness",
+                    unit="none",
+                    decimals=2,
+                ),
+                Query(f"max by (peer) (process_resident_memory_bytes{{{CHOSEN}}})", "memory", unit="bytes"),
+                links={"peer": ("This peer", PEER_PAGE)},
             ),
         ],
     )
@@ -181,7 +209,6 @@ def _progress() -> Section:
                 "GrapevineStraggler fires above 2.",
                 Query(f"run_peer:grapevine_slowness:ratio_rate1m{{{CHOSEN}}}", "peer {{peer}}"),
                 unit="suffix:x",
-                width=HALF,
                 thresholds=steps(GREEN, (1.5, YELLOW), (2, RED)),
             ),
         ],
@@ -201,21 +228,7 @@ def _waiting() -> Section:
                 unit="percentunit",
                 thresholds=steps("transparent", (0.05, YELLOW), (0.25, RED)),
             ),
-            graph(
-                "Edges",
-                "Peers with the number of rounds they have finished, and between them the bytes that travel per second.",
-                nodes=Query(
-                    f'label_replace(label_replace(max by (peer) (grapevine_round{{{CHOSEN}}}), "id", "$1", "peer", "(.*)"),'
-                    ' "title", "peer $1", "peer", "(.*)")',
-                    unit="none",
-                ),
-                edges=Query(
-                    "label_replace(label_replace(label_join("
-                    f"{rate('grapevine_neighbor_sent_bytes_total', CHOSEN, 'peer', 'neighbor')},"
-                    ' "id", "-", "peer", "neighbor"), "source", "$1", "peer", "(.*)"), "target", "$1", "neighbor", "(.*)")',
-                    unit="Bps",
-                ),
-            ),
+            _edges(),
             series(
                 "Who closes rounds first",
                 "Rounds per second of all peers, by the peer that was the first to have closed them. In a healthy run of equal machines "
@@ -226,6 +239,24 @@ def _waiting() -> Section:
                 stacked=True,
             ),
         ],
+    )
+
+
+def _edges() -> AnyPanel:
+    """Grafana's panel breaks if an edge leads to a node that is not there: so the ends of edges, also those of a dead peer, are nodes, if
+    need be without a number."""
+    sent = rate("grapevine_neighbor_sent_bytes_total", CHOSEN, "peer", "neighbor")
+    peers = (
+        f"max by (peer) (grapevine_round{{{CHOSEN}}})"
+        f" or NaN * max by (peer) ({sent})"
+        f" or NaN * max by (peer) ({renamed(f'max by (neighbor) ({sent})', 'neighbor', 'peer')})"
+    )
+    edges = renamed(renamed(sent, "peer", "source"), "neighbor", "target")
+    return graph(
+        "Edges",
+        "Peers with the number of rounds they have finished, and between them the bytes that travel per second.",
+        nodes=Query(renamed(renamed(peers, "peer", "id"), "peer", "title", "peer $1"), unit="rounds"),
+        edges=Query(f'label_join({edges}, "id", "-", "source", "target") / 1000', unit="kB/s"),
     )
 
 
@@ -330,43 +361,6 @@ def _processes() -> Section:
                 Query(f"process_resident_memory_bytes{{{CHOSEN}}}", "peer {{peer}}"),
                 unit="bytes",
                 width=THIRD,
-            ),
-        ],
-    )
-
-
-def _peers() -> Section:
-    slow = steps(GREEN, (1.5, YELLOW), (2, RED))
-    return Section(
-        "Peers",
-        [
-            rows(
-                "Peers",
-                "Each peer now. Its number leads to its own dashboard.",
-                ["peer"],
-                Query(f"max by (peer) (grapevine_round{{{CHOSEN}}})", "round", unit="none"),
-                Query(f"max by (peer) (grapevine_train_loss{{{CHOSEN}}})", "train loss", unit="none", decimals=3),
-                Query(
-                    applied(CHOSEN, "peer"),
-                    "samples per second",
-                    unit="short",
-                ),
-                Query(
-                    f"max by (peer) (run_peer:grapevine_slowness:ratio_rate1m{{{CHOSEN}}})",
-                    "slowness",
-                    unit="suffix:x",
-                    decimals=1,
-                    thresholds=slow,
-                ),
-                Query(f"max by (peer) (grapevine_idle_ratio{{{CHOSEN}}})", "idle", unit="percentunit", decimals=0),
-                Query(
-                    mean("grapevine_staleness_updates", CHOSEN, "peer"),
-                    "staleness",
-                    unit="none",
-                    decimals=2,
-                ),
-                Query(f"max by (peer) (process_resident_memory_bytes{{{CHOSEN}}})", "memory", unit="bytes"),
-                links={"peer": ("This peer", PEER_PAGE)},
             ),
         ],
     )

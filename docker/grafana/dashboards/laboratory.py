@@ -8,7 +8,7 @@ from dashboards.board import Choice, Section, board
 from dashboards.panels import FULL, QUARTER, THIRD, Query, facts, rows, series
 from dashboards.promql import applied, idle, mean, quantile, rate, share
 
-CHOSEN = 'run=~"$run"'
+CHOSEN = 'run=~"$runs"'
 #: The last value of a series in the time shown, also of runs that have ended.
 SHOWN = "[$__range]"
 
@@ -18,7 +18,7 @@ def algorithm_laboratory() -> Dashboard:
         "grapevine-laboratory",
         "Grapevine / Algorithm laboratory",
         "Runs beside each other, or after each other: give each a name of its own with --run.",
-        [Choice("run", "Runs that were scraped in the time shown", "label_values(grapevine_run_info, run)", True)],
+        [Choice("runs", "Runs that were scraped in the time shown", "label_values(grapevine_run_info, run)", True)],
         [_runs(), _learning(), _speed(), _rounds(), _staleness(), _traffic()],
     )
 

@@ -26,8 +26,7 @@ from dashboards.promql import applied, mean, rate, share
 
 CHOSEN = 'run="$run",peer="$peer"'
 #: The neighbours chosen of the peer chosen.
-EDGES = f'{CHOSEN},neighbor=~"$neighbor"'
-EIGHTH = 3
+EDGES = f'{CHOSEN},neighbor=~"$neighbors"'
 NEIGHBOR_PAGE = (
     "/d/grapevine-peer/one-peer?var-datasource=${datasource}&var-run=${run}&var-peer=${__value.raw}&${__url_time_range}"
 )
@@ -42,7 +41,7 @@ def one_peer() -> Dashboard:
             Choice("run", "A run that was scraped in the time shown", "label_values(grapevine_run_info, run)", False),
             Choice("peer", "A peer of the run", 'label_values(grapevine_run_info{run="$run"}, peer)', False),
             Choice(
-                "neighbor",
+                "neighbors",
                 "Peers that it has links to",
                 'label_values(grapevine_neighbor_info{run="$run",peer="$peer"}, neighbor)',
                 True,
@@ -61,7 +60,6 @@ def _now() -> Section:
                 "starting, training, finished, draining.",
                 Query(f"grapevine_state{{{CHOSEN}}} == 1", "{{state}}"),
                 unit="none",
-                width=EIGHTH,
                 trend=False,
                 thresholds=steps(GREEN),
             ),
@@ -70,14 +68,12 @@ def _now() -> Section:
                 "Rounds finished: the number of the round that it is in.",
                 Query(f"grapevine_round{{{CHOSEN}}}"),
                 unit="none",
-                width=EIGHTH,
             ),
             number(
                 "Training for",
                 "Time since training began.",
                 Query(f"grapevine_training_seconds_total{{{CHOSEN}}}"),
                 unit="dtdurations",
-                width=EIGHTH,
                 decimals=0,
             ),
             number(
@@ -85,7 +81,6 @@ def _now() -> Section:
                 "Mean loss of the samples of its last 32 rounds.",
                 Query(f"grapevine_train_loss{{{CHOSEN}}}"),
                 unit="none",
-                width=EIGHTH,
                 decimals=3,
             ),
             number(
@@ -93,14 +88,12 @@ def _now() -> Section:
                 "Samples whose gradient went into an update.",
                 Query(applied(CHOSEN)),
                 unit="short",
-                width=EIGHTH,
             ),
             number(
                 "Slowness",
                 "Seconds it computes for a sample, as a multiple of the median of the run, over one minute.",
                 Query(f"run_peer:grapevine_slowness:ratio_rate1m{{{CHOSEN}}}"),
                 unit="suffix:x",
-                width=EIGHTH,
                 thresholds=steps(GREEN, (1.5, YELLOW), (2, RED)),
                 decimals=1,
             ),
@@ -109,7 +102,6 @@ def _now() -> Section:
                 "Share of the trainer's time in which it had nothing to compute.",
                 Query(f"grapevine_idle_ratio{{{CHOSEN}}}"),
                 unit="percentunit",
-                width=EIGHTH,
                 thresholds=steps(GREEN, (0.2, YELLOW), (0.5, RED)),
             ),
             number(
@@ -117,7 +109,6 @@ def _now() -> Section:
                 "To the neighbours heard in the last round, before mixing. 0 in ring all-reduce.",
                 Query(f"sum(grapevine_neighbor_distance{{{CHOSEN}}}) or vector(0)"),
                 unit="none",
-                width=EIGHTH,
                 decimals=4,
             ),
         ],
@@ -211,7 +202,7 @@ def _chunks() -> Section:
 
 
 def _neighbors() -> Section:
-    waited = rate("grapevine_waited_seconds_total", f'{CHOSEN},waited_for=~"$neighbor"', "waited_for", "activity")
+    waited = rate("grapevine_waited_seconds_total", f'{CHOSEN},waited_for=~"$neighbors"', "waited_for", "activity")
     return Section(
         "Neighbours",
         [

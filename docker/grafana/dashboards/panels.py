@@ -42,11 +42,11 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 #: Of all panels: which Prometheus is asked is a variable, so that a dashboard can be imported elsewhere.
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: Widths are of 24.
-FULL, HALF, THIRD, QUARTER, SIXTH = 24, 12, 8, 6, 4
+FULL, HALF, THIRD, QUARTER, EIGHTH = 24, 12, 8, 6, 3
 #: Heights are of 30 pixels.
 LOW, HIGH, TALL = 4, 8, 10
 
-GREEN, YELLOW, RED, BLUE, GREY = "green", "yellow", "red", "blue", "text"
+GREEN, YELLOW, RED, BLUE = "green", "yellow", "red", "blue"
 
 AnyPanel: TypeAlias = Builder[Panel]
 
@@ -73,9 +73,7 @@ def series(
     *queries: Query,
     unit: str,
     width: int = HALF,
-    height: int = HIGH,
     stacked: bool = False,
-    least: float | None = 0,
     most: float | None = None,
     logarithmic: bool = False,
     limit: float | None = None,
@@ -94,7 +92,7 @@ def series(
         .description(description)
         .datasource(SOURCE)
         .span(width)
-        .height(height)
+        .height(HIGH)
         .unit(unit)
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
         .line_width(1)
@@ -105,12 +103,12 @@ def series(
     )
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(values.StackingMode.NORMAL))
-    if least is not None and not logarithmic:
-        panel = panel.min(least)
     if most is not None:
         panel = panel.max(most)
     if logarithmic:
         panel = panel.scale_distribution(common.ScaleDistributionConfig().type(values.ScaleDistribution.LOG).log(10))
+    else:
+        panel = panel.min(0)
     if limit is not None:
         dashed = common.GraphThresholdsStyleConfig().mode(values.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds(_absolute(steps("transparent", (limit, RED)))).thresholds_style(dashed)
@@ -123,31 +121,27 @@ def number(
     query: Query,
     *,
     unit: str,
-    width: int = SIXTH,
     thresholds: Sequence[Threshold] = (),
     decimals: int | None = None,
-    words: Mapping[str, tuple[str, str]] | None = None,
     trend: bool = True,
 ) -> AnyPanel:
-    """One value now, with its curve behind it. words: value -> (word, colour)."""
+    """One value now, with its curve behind it; without a trend, its name."""
     panel = (
         stat.Panel()
         .title(title)
         .description(description)
         .datasource(SOURCE)
-        .span(width)
+        .span(EIGHTH)
         .height(LOW)
         .unit(unit)
         .graph_mode(values.BigValueGraphMode.AREA if trend else values.BigValueGraphMode.NONE)
         .color_mode(values.BigValueColorMode.VALUE)
-        .text_mode(values.BigValueTextMode.NAME if not trend and query.legend else values.BigValueTextMode.VALUE)
+        .text_mode(values.BigValueTextMode.VALUE if trend else values.BigValueTextMode.NAME)
         .thresholds(_absolute(thresholds or steps(BLUE)))
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     )
     if decimals is not None:
         panel = panel.decimals(decimals)
-    if words is not None:
-        panel = panel.mappings([_words(words)])
     return panel.targets([_range(query, 0) if trend else _instant(query, 0, PromQueryFormat.TIME_SERIES)])
 
 
@@ -157,34 +151,27 @@ def bars(
     query: Query,
     *,
     unit: str,
-    width: int = THIRD,
-    height: int = HIGH,
-    thresholds: Sequence[Threshold] = (),
-    most: float | None = None,
+    thresholds: Sequence[Threshold],
 ) -> AnyPanel:
     """A horizontal bar for each series, now."""
-    panel = (
+    return (
         bargauge.Panel()
         .title(title)
         .description(description)
         .datasource(SOURCE)
-        .span(width)
-        .height(height)
+        .span(HALF)
+        .height(HIGH)
         .unit(unit)
         .min(0)
         .orientation(values.VizOrientation.HORIZONTAL)
         .display_mode(values.BarGaugeDisplayMode.GRADIENT)
-        .thresholds(_absolute(thresholds or steps(BLUE)))
+        .thresholds(_absolute(thresholds))
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .targets([_instant(query, 0, PromQueryFormat.TIME_SERIES)])
     )
-    if most is not None:
-        panel = panel.max(most)
-    return panel.targets([_instant(query, 0, PromQueryFormat.TIME_SERIES)])
 
 
-def histogram(
-    title: str, description: str, bucket_expr: str, *, unit: str, width: int = HALF, height: int = HIGH
-) -> AnyPanel:
+def histogram(title: str, description: str, bucket_expr: str, *, unit: str, width: int = HALF) -> AnyPanel:
     """A Prometheus histogram in time; `bucket_expr` is summed by le."""
     query = Query(bucket_expr, "{{le}}")
     return (
@@ -193,7 +180,7 @@ def histogram(
         .description(description)
         .datasource(SOURCE)
         .span(width)
-        .height(height)
+        .height(HIGH)
         .calculate(False)
         .y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(values.AxisPlacement.LEFT))
         .cell_values(heatmap.CellValues().unit("cps"))
@@ -212,7 +199,6 @@ def states(
     words: Mapping[str, tuple[str, str]],
     *,
     width: int = HALF,
-    height: int = HIGH,
 ) -> AnyPanel:
     """A strip in time for each series; words: value -> (word, colour)."""
     return (
@@ -221,7 +207,7 @@ def states(
         .description(description)
         .datasource(SOURCE)
         .span(width)
-        .height(height)
+        .height(HIGH)
         .mappings([_words(words)])
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
         .show_value(values.VisibilityMode.NEVER)
@@ -295,14 +281,12 @@ def matrix(
     across: str,
     unit: str,
     thresholds: Sequence[Threshold],
-    width: int = HALF,
-    height: int = TALL,
 ) -> AnyPanel:
     """A table with a row for each value of one label and a column for each of another, now, coloured by value."""
     cells = {"type": "color-background", "mode": "gradient"}
     grouped = {"rowField": down, "columnField": across, "valueField": "Value", "emptyValue": "zero"}
     return (
-        _table(title, description, width, height)
+        _table(title, description, HALF, TALL)
         .unit(unit)
         .thresholds(_absolute(thresholds))
         .with_transformation(_transformation("groupingToMatrix", grouped))
@@ -317,10 +301,8 @@ def graph(
     *,
     nodes: Query,
     edges: Query,
-    width: int = HALF,
-    height: int = TALL,
 ) -> AnyPanel:
-    """A graph, now: nodes with the labels id and title, edges with id, source and target; each with its value and unit."""
+    """A graph, now: nodes with the labels id and title, edges with id, source and target; each with its value, and its unit as a word."""
     renamed = {"Value #nodes": "mainstat", "Value #edges": "mainstat"}
     looks_of_nodes = nodegraph.NodeOptions().main_stat_unit(nodes.unit)
     looks_of_edges = nodegraph.EdgeOptions().main_stat_unit(edges.unit)
@@ -329,8 +311,8 @@ def graph(
         .title(title)
         .description(description)
         .datasource(SOURCE)
-        .span(width)
-        .height(height)
+        .span(HALF)
+        .height(TALL)
         .nodes(looks_of_nodes)
         .edges(looks_of_edges)
         .with_transformation(

@@ -39,5 +39,10 @@ def applied(chosen: str, *by: str) -> str:
     return rate("grapevine_samples_total", f'{chosen},fate="applied"', *by)
 
 
+def renamed(expr: str, label: str, new: str, text: str = "$1") -> str:
+    """With a label more: the value of another, in a text."""
+    return f'label_replace({expr}, "{new}", "{text}", "{label}", "(.*)")'
+
+
 def _sum(by: tuple[str, ...]) -> str:
     return f"sum by ({', '.join(by)})" if by else "sum"
