@@ -46,7 +46,7 @@ def test_docs_link_to_what_exists() -> None:
 def test_every_option_in_the_readme_exists() -> None:
     from peer.config import Config, flag
 
-    known = {flag(name) for name in Config.model_fields} | {"--config", "--json", "--address", "--scale"}
+    known = {flag(name) for name in Config.model_fields} | {"--config", "--json", "--address", "--scale", "--no-deps"}
     for source in ("bench/straggler_table.py", "bench/race.py", "bench/agreement.py", "peer/cli/app.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / source).read_text()))
     assert set(re.findall(r"(?<![\w-])--[a-z-]+[a-z]", README)) <= known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,12 +113,22 @@ class Project:
     def rounds(self, peer: int) -> float:
         return self.metrics(peer)["grapevine_round"]
 
+    def identity(self, peer: int) -> tuple[int, int]:
+        """(its id, the number of peers), as the peer itself says."""
+        found = re.search(
+            r"^grapevine_run_info\{(.*)\} 1", self.fetch("http://127.0.0.1:9100/metrics", peer), re.MULTILINE
+        )
+        assert found
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1]))
+        return int(labels["peer"]), int(labels["peers"])
+
     def status(self, peer: int) -> dict[str, Any]:
-        found = json.loads(self.within(peer, "grapevine", "status", "127.0.0.1:7000", "--json", "--timeout", "20"))
+        words = ["grapevine", "status", "127.0.0.1:7000", "--json", "--timeout", "60"]
+        found = json.loads(self.within(peer, *words, timeout=180))
         assert isinstance(found, dict)
         return found
 
-    def goes_on(self, *peers: int, rounds: int = 10, seconds: float = 60.0) -> None:
+    def goes_on(self, *peers: int, rounds: int = 10, seconds: float = 180.0) -> None:
         """Each of these peers finishes so many more rounds."""
         before = {peer: self.rounds(peer) for peer in peers}
         for peer, round in before.items():

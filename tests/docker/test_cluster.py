@@ -61,10 +61,11 @@ def test_the_image(image: str) -> None:
 
 def test_four_peers_train_and_drain(project: Project) -> None:
     project.up()
-    assert [project.status(k)["peer"] for k in range(4)] == [0, 1, 2, 3]
-    told = project.status(1)
-    assert told["num_peers"] == 4
-    assert {j["address"] for j in told["neighbors"]} == {f"{project.container(0)}:7000", f"{project.container(2)}:7000"}
+    assert [project.identity(k) for k in range(4)] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert {j["address"] for j in project.status(1)["neighbors"]} == {
+        f"{project.container(0)}:7000",
+        f"{project.container(2)}:7000",
+    }
     project.goes_on(0, 1, 2, 3)
     shares = {k: project.metrics(k) for k in range(4)}
     samples = {k: found["grapevine_samples_total"] / found["grapevine_round"] for k, found in shares.items()}
@@ -88,13 +89,13 @@ def test_four_peers_train_and_drain(project: Project) -> None:
 
 def test_scale_without_a_number_and_a_number_without_scale(project: Project) -> None:
     project.up("--scale", "peer=6")
-    assert {project.status(k)["num_peers"] for k in (0, 5)} == {6}
+    assert [project.identity(k) for k in range(6)] == [(k, 6) for k in range(6)]
     project.goes_on(0, 5, rounds=5)
     project.environment["GRAPEVINE_PEERS"] = "2"
     project.up()
     left = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={project.name}").split()
     assert len(left) == 2
-    assert project.status(1)["num_peers"] == 2
+    assert project.identity(1) == (1, 2)
     project.goes_on(0, 1, rounds=5)
 
 
@@ -123,8 +124,8 @@ def test_a_crash_a_pause_and_a_cut(project: Project, tmp_path: Path) -> None:
     assert project.metrics(1)["grapevine_neighbor_missed_payloads_total"] > lost, (
         "peer 1 is peer 2's neighbour on the ring"
     )
-    until(lambda: project.inspect(2)["RestartCount"] == 1, 30, "the engine starts peer 2 again")
-    until(lambda: project.rounds(2) + 20 >= project.rounds(1) > 20, 90, "peer 2 caught up")
+    until(lambda: project.inspect(2)["RestartCount"] == 1, 60, "the engine starts peer 2 again")
+    until(lambda: project.rounds(2) + 20 >= project.rounds(1) > 20, 300, "peer 2 caught up")
     project.goes_on(2)
 
     script.write_text("0 pause 1 for 8\n0 cut 3 for 8\n")
@@ -137,9 +138,9 @@ def test_a_crash_a_pause_and_a_cut(project: Project, tmp_path: Path) -> None:
     until(lambda: project.inspect(1)["State"]["Paused"], 30, "peer 1 is paused")
     until(lambda: not project.inspect(3)["NetworkSettings"]["Networks"], 30, "peer 3 is cut off")
     project.goes_on(0, 2, rounds=5)
-    until(lambda: "cut of peer 3 is over" in project.compose("--profile", "chaos", "logs", "chaos"), 60, "it mends")
+    until(lambda: "cut of peer 3 is over" in project.compose("--profile", "chaos", "logs", "chaos"), 120, "it mends")
     project.goes_on(0, 1, 2, 3, rounds=20)
-    until(lambda: abs(project.rounds(3) - project.rounds(0)) <= 20, 90, "peer 3 caught up")
+    until(lambda: abs(project.rounds(3) - project.rounds(0)) <= 20, 300, "peer 3 caught up")
     for k in range(4):
         until(lambda k=k: project.inspect(k)["State"]["Health"]["Status"] == "healthy", 60, f"peer {k} is well")  # type: ignore[misc]
 

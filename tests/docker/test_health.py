@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import socketserver
 import subprocess
@@ -77,10 +78,11 @@ class Odd(socketserver.BaseRequestHandler):
     stays = False
 
     def handle(self) -> None:
-        self.request.recv(4096)
-        self.request.sendall(self.answer)
-        while self.stays and self.request.recv(4096):
-            pass
+        with contextlib.suppress(ConnectionError):
+            self.request.recv(4096)
+            self.request.sendall(self.answer)
+            while self.stays and self.request.recv(4096):
+                pass
 
 
 @pytest.fixture
