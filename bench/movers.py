@@ -281,6 +281,9 @@ class Ours:
     def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
         return None
 
+    def on_trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        return None
+
 
 class RingScore:
     """Plays RingAllReduce's own score as the daemon does: exchanges on the loop, its mathematics off it."""

@@ -73,6 +73,8 @@ class Observed:
 
     def on_digests(self, peer: int, digests: Sequence[Digest]) -> None: ...
 
+    def on_trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None: ...
+
     def status(self) -> wire.StatusReply:
         return wire.StatusReply()
 

@@ -114,5 +114,18 @@ class PeerSummary:
             timeline=list(ledger.timeline),
         )
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Seconds of training by what the trainer did: computing, or standing still for an exchange, for the algorithm's mathematics, or
+        for the close of the round. They add up to all of them. A chunk that is computed during an exchange hides it."""
+        exchanging = min(self.seconds_exchanging, self.seconds_idle)
+        mixing = min(self.seconds_mixing, self.seconds_idle - exchanging)
+        return {
+            "seconds_computing": self.seconds_computing,
+            "seconds_waiting": self.seconds_idle - exchanging - mixing,
+            "seconds_exchanging": exchanging,
+            "seconds_mixing": mixing,
+        }
+
     def as_dict(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # asdict would copy every timeline

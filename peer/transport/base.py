@@ -15,13 +15,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from peer.gossip.digest import Digest
 from peer.gossip.words import Word as Word
 from peer.gossip.words import WordKind as WordKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LossReason(enum.StrEnum):
@@ -105,6 +106,9 @@ class Listener(Protocol):
     def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
         """That peer tells what is news to it of the cluster; none of it is nonsense."""
 
+    def on_trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        """That peer traces, and says which span of its own that exchange is; a claim, of any length and form."""
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -143,6 +147,10 @@ class Transport(ABC):
     def tell_digests(self, peer: int, digests: Sequence[Digest]) -> bool:
         """Queue digests, at most MAX_IN_MESSAGE, but never before or in the way of anything: False, and nothing is sent, if the link
         is down or has control words still to write."""
+
+    @abstractmethod
+    def trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        """Tell a peer which span of this one that exchange is. Dropped if the link is down or its queue is full."""
 
     @abstractmethod
     def exchange(

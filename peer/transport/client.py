@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
-from torch import Tensor
 
 from peer.transport.base import ExchangeKey
+from peer.transport.channel import GrpcOptions, client_options
 from peer.transport.codec import Assembly, Malformed, decode
-from peer.transport.exchange import byte_view
-from peer.transport.grpc import GrpcOptions, channel_options
 from peer.transport.service import PACKAGE_SERVICE
 from peer.wire import gossip_pb2 as wire
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PeerUnreachable(Exception):
@@ -42,6 +44,8 @@ class PeerClient:
     async def snapshot(self, out: Tensor, timeout: float = 30.0) -> int:
         """Fill `out` [d] (float32, contiguous, CPU) with the peer's vector x_k and return k. Raises PeerUnreachable;
         `out` may then be half written."""
+        from peer.transport.exchange import byte_view  # with it comes torch, for which a question alone does not wait
+
         request = wire.SnapshotRequest(tag=secrets.randbits(64))
         ask: grpc.aio.UnaryStreamMultiCallable[wire.SnapshotRequest, bytes] = self._connected().unary_stream(
             f"/{PACKAGE_SERVICE}/Snapshot", wire.SnapshotRequest.SerializeToString
@@ -74,7 +78,7 @@ class PeerClient:
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
-            options = channel_options(GrpcOptions())
+            options = client_options(GrpcOptions())
             self._channel = grpc.aio.insecure_channel(self._address, options=options)
         return self._channel
 

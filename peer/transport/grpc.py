@@ -5,8 +5,7 @@ that what a peer sends is parsed by us, where it can be refused, and not by gRPC
 dialer shakes hands on Control and then opens Exchange with the session token it was given, by which the answering end
 joins the two. If both ends want a data socket (door.py), that takes the place of the Exchange stream.
 
-A dead neighbour is noticed by keepalive; with gRPC's defaults that takes minutes (see `channel_options`). The
-reconnect back-off of gRPC, up to 120 s by default, is set to ours.
+How gRPC is set is in channel.py.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import logging
 import secrets
 import struct
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -26,15 +24,18 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from peer.logs import event
 from peer.transport.base import ExchangeKey, Identity, Listener
-from peer.transport.codec import MAX_MESSAGE_BYTES, frames
+from peer.transport.channel import GrpcOptions as GrpcOptions
+from peer.transport.channel import client_options, server_options
+from peer.transport.codec import frames
 from peer.transport.direct import DirectLane
 from peer.transport.door import Door, knock
 from peer.transport.emulated import SlowNetwork
 from peer.transport.exchange import byte_view
 from peer.transport.handshake import HELLO_SECONDS, DataPlane, Greeting, Session, agreed_plane
 from peer.transport.lane import LaneClosed
-from peer.transport.linked import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LinkedTransport
+from peer.transport.linked import LinkedTransport
 from peer.transport.service import PACKAGE_SERVICE, PeerService
 from peer.transport.streams import ClientLane, Context, ServerLane
 from peer.wire import gossip_pb2 as wire
@@ -48,66 +49,8 @@ MAX_SNAPSHOTS: Final = 2
 SNAPSHOT_WRITE_SECONDS: Final = 10.0
 """A reader that does not take a frame of its snapshot in this time is cut."""
 
-CONNECT_SECONDS: Final = 2.0
 log = logging.getLogger("grapevine.transport")
 _TOKEN = struct.Struct("<Q")
-
-
-@dataclass(frozen=True, slots=True)
-class GrpcOptions:
-    """keepalive_seconds: silence after which a connection is probed; raise it on metered links, a silent cut is
-    noticed later. keepalive_timeout_seconds: how long the answer may take; raise it where round trips are long or
-    machines stop for long. commit_grace_seconds: how long an exchange that was given up after its vote waits for the
-    other's; raising it makes ends that decide differently rarer, and a give-up slower. reflection: serve the schema,
-    for grpcurl. data_plane: what vectors travel on. data_port: where data sockets are let in by TCP, 0: any port.
-    local_sockets: data sockets between peers of one machine may be Unix sockets."""
-
-    keepalive_seconds: float = 2.0
-    keepalive_timeout_seconds: float = 1.0
-    commit_grace_seconds: float = 1.0
-    reflection: bool = False
-    data_plane: DataPlane = DataPlane.GRPC
-    data_port: int = 0
-    local_sockets: bool = True
-
-
-def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
-    """For both ends of a channel.
-
-    While a bandwidth probe of gRPC's is unanswered it sends no keepalive, and gives that probe 60 s by default: a
-    link that falls silent just after data would be noticed as late as that. `ping_timeout_ms` is set to the silence
-    we bear.
-    """
-    silence = options.keepalive_seconds + options.keepalive_timeout_seconds
-    return [
-        ("grpc.http2.ping_timeout_ms", int(silence * 1000)),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_seconds * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.enable_retries", 0),
-    ]
-
-
-def _client_options(options: GrpcOptions) -> list[tuple[str, int]]:
-    return [
-        *channel_options(options),
-        ("grpc.initial_reconnect_backoff_ms", int(FIRST_BACKOFF_SECONDS * 1000)),
-        ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
-        ("grpc.max_reconnect_backoff_ms", int(LAST_BACKOFF_SECONDS * 1000)),
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
-
-
-def _server_options(options: GrpcOptions) -> list[tuple[str, int]]:
-    return [
-        *channel_options(options),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(options.keepalive_seconds * 250)),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 class GrpcTransport(LinkedTransport):
@@ -144,7 +87,7 @@ class GrpcTransport(LinkedTransport):
     async def start(self, listener: Listener) -> str:
         self._listener = listener
         server = grpc.aio.server(
-            options=_server_options(self._options), maximum_concurrent_rpcs=2 * self.identity.num_peers + 64
+            options=server_options(self._options), maximum_concurrent_rpcs=2 * self.identity.num_peers + 64
         )
         server.add_generic_rpc_handlers((self._methods(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -188,7 +131,7 @@ class GrpcTransport(LinkedTransport):
     async def _attempt(self, peer: int, address: str) -> bool:
         channel = self._channels.get(address)
         if channel is None:
-            channel = grpc.aio.insecure_channel(address, options=_client_options(self._options))
+            channel = grpc.aio.insecure_channel(address, options=client_options(self._options))
             self._channels[address] = channel
         with contextlib.ExitStack() as lanes:
             try:
@@ -226,6 +169,7 @@ class GrpcTransport(LinkedTransport):
                 "peer %d: no data socket to peer %d: %s%s",
                 *(self.identity.peer, session.peer, str(broken) or "no answer in time"),
                 "" if session.data_plane is DataPlane.DIRECT else "; its vectors take gRPC",
+                extra=event("no-data-socket", neighbor=session.peer, reason=str(broken)),
             )
             self._unreachable.add(session.peer)
             return None

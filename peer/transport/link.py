@@ -150,6 +150,11 @@ class Link:
         self._queue(wire.ControlMessage(digests=to_wire(digests)))
         return True
 
+    def trace(self, key: ExchangeKey, traceparent: str) -> None:
+        if len(self._words) < QUEUED_WORDS:
+            said = wire.Trace(round=key.round, phase=key.phase, traceparent=traceparent)
+            self._queue(wire.ControlMessage(trace=said))
+
     async def alive(self, seconds: float) -> bool:
         """Whether the other end answers a ping in time."""
         return await self._pings.alive(seconds)
@@ -360,6 +365,10 @@ class Link:
                 return self._hear_word(message.word)
             case "ping":
                 self._pings.hear(message.ping)
+                return None
+            case "trace":
+                said = message.trace
+                self._listener.on_trace(self.peer, ExchangeKey(said.round, said.phase), said.traceparent)
                 return None
             case "digests":
                 digests = from_wire(message.digests, self.session.num_peers)

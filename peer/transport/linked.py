@@ -24,6 +24,7 @@ from peer.transport.base import (
     Transport,
     Word,
 )
+from peer.transport.channel import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
 from peer.transport.emulated import SlowLane, SlowNetwork
 from peer.transport.exchange import byte_view
 from peer.transport.handshake import (
@@ -42,8 +43,6 @@ from peer.transport.lane import BulkLane, Lane, MessageBulk
 from peer.transport.link import Link
 from peer.wire import gossip_pb2 as wire
 
-FIRST_BACKOFF_SECONDS: Final = 0.05
-LAST_BACKOFF_SECONDS: Final = 1.0
 PROBE_SECONDS: Final = 1.0
 """How long a link that another caller wants to replace has for an answer to a ping."""
 
@@ -117,6 +116,10 @@ class LinkedTransport(Transport):
     def tell_digests(self, peer: int, digests: Sequence[Digest]) -> bool:
         link = self._links.get(peer)
         return link is not None and link.tell_digests(digests)
+
+    def trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        if (link := self._links.get(peer)) is not None:
+            link.trace(key, traceparent)
 
     def exchange(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from peer.wire import gossip_pb2 as wire
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGE_SERVICE = "grapevine.v1.Gossip"
 

@@ -600,6 +600,36 @@ class Digests(_message.Message):
 Global___Digests: _TypeAlias = Digests  # noqa: Y015
 
 @_typing.final
+class Trace(_message.Message):
+    """Of a peer that traces: which of its spans an exchange is. Nobody answers; who does not trace drops it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """Round of the exchange."""
+    phase: _builtins.int
+    """Phase of the exchange within the round."""
+    traceparent: _builtins.str
+    """The sender's span, as the W3C header of that name: 55 characters."""
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        phase: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "round", b"round", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trace: _TypeAlias = Trace  # noqa: Y015
+
+@_typing.final
 class ControlMessage(_message.Message):
     """All that travels on a Control stream."""
 
@@ -612,6 +642,7 @@ class ControlMessage(_message.Message):
     ABORT_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     DIGESTS_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First."""
@@ -640,6 +671,10 @@ class ControlMessage(_message.Message):
     def digests(self) -> Global___Digests:
         """Later, a few a second."""
 
+    @_builtins.property
+    def trace(self) -> Global___Trace:
+        """Later, any number."""
+
     def __init__(
         self,
         *,
@@ -650,12 +685,13 @@ class ControlMessage(_message.Message):
         abort: Global___Abort | None = ...,
         ping: Global___Ping | None = ...,
         digests: Global___Digests | None = ...,
+        trace: Global___Trace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "trace", b"trace", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "trace", b"trace", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "verdict", "word", "vote", "abort", "ping", "digests"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "verdict", "word", "vote", "abort", "ping", "digests", "trace"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -777,6 +813,10 @@ class StatusReply(_message.Message):
     METRICS_PORT_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     NEIGHBORS_FIELD_NUMBER: _builtins.int
+    SECONDS_COMPUTING_FIELD_NUMBER: _builtins.int
+    SECONDS_WAITING_FIELD_NUMBER: _builtins.int
+    SECONDS_EXCHANGING_FIELD_NUMBER: _builtins.int
+    SECONDS_MIXING_FIELD_NUMBER: _builtins.int
     peer: _builtins.int
     """Id of the peer that answers."""
     num_peers: _builtins.int
@@ -827,6 +867,14 @@ class StatusReply(_message.Message):
     """Port of its Prometheus metrics, 0 when it has none."""
     fingerprint: _builtins.str
     """Of the model's layout."""
+    seconds_computing: _builtins.float
+    """Of `seconds`, those in which the trainer computed. The four add up to the time since training began."""
+    seconds_waiting: _builtins.float
+    """Those in which nothing was left to do until the round closed."""
+    seconds_exchanging: _builtins.float
+    """Those in which the trainer stood still for an exchange."""
+    seconds_mixing: _builtins.float
+    """Those in which it stood still for the algorithm's own mathematics."""
     @_builtins.property
     def rounds_by_reason(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rounds closed, by the reason of closing."""
@@ -865,10 +913,14 @@ class StatusReply(_message.Message):
         metrics_port: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
         neighbors: _abc.Iterable[Global___Neighbor] | None = ...,
+        seconds_computing: _builtins.float = ...,
+        seconds_waiting: _builtins.float = ...,
+        seconds_exchanging: _builtins.float = ...,
+        seconds_mixing: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "chunks_finished", b"chunks_finished", "consensus_distance", b"consensus_distance", "fingerprint", b"fingerprint", "finished_fraction", b"finished_fraction", "idle_fraction", b"idle_fraction", "max_staleness", b"max_staleness", "metrics_port", b"metrics_port", "neighbors", b"neighbors", "num_peers", b"num_peers", "peer", b"peer", "pid", b"pid", "round", b"round", "rounds_by_reason", b"rounds_by_reason", "run", b"run", "samples", b"samples", "samples_abandoned", b"samples_abandoned", "samples_nonfinite", b"samples_nonfinite", "samples_redone", b"samples_redone", "samples_started", b"samples_started", "seconds", b"seconds", "state", b"state", "task", b"task", "topology", b"topology", "train_loss", b"train_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "chunks_finished", b"chunks_finished", "consensus_distance", b"consensus_distance", "fingerprint", b"fingerprint", "finished_fraction", b"finished_fraction", "idle_fraction", b"idle_fraction", "max_staleness", b"max_staleness", "metrics_port", b"metrics_port", "neighbors", b"neighbors", "num_peers", b"num_peers", "peer", b"peer", "pid", b"pid", "round", b"round", "rounds_by_reason", b"rounds_by_reason", "run", b"run", "samples", b"samples", "samples_abandoned", b"samples_abandoned", "samples_nonfinite", b"samples_nonfinite", "samples_redone", b"samples_redone", "samples_started", b"samples_started", "seconds", b"seconds", "seconds_computing", b"seconds_computing", "seconds_exchanging", b"seconds_exchanging", "seconds_mixing", b"seconds_mixing", "seconds_waiting", b"seconds_waiting", "state", b"state", "task", b"task", "topology", b"topology", "train_loss", b"train_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,6 +30,7 @@ class Recorder:
         self.dropped: list[str] = []
         self.heard: list[tuple[int, int]] = []
         self.digests: list[tuple[int, Digest]] = []
+        self.traces: list[tuple[int, ExchangeKey, str]] = []
         self._changed = asyncio.Event()
 
     def on_word(self, peer: int, word: Word) -> None:
@@ -58,6 +59,10 @@ class Recorder:
 
     def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
         self.digests.extend((peer, digest) for digest in digests)
+        self._changed.set()
+
+    def on_trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        self.traces.append((peer, key, traceparent))
         self._changed.set()
 
     async def until(self, said: Callable[[], bool]) -> None:
