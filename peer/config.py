@@ -183,6 +183,12 @@ class Config(BaseModel):
     )
     reflection: bool = Field(False, description="Serve gRPC reflection")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="How much a peer says")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text, or json: all that is said, as one JSON object a line on standard error"
+    )
+    tracing: bool = Field(
+        False, description="OpenTelemetry spans, exported as the OTEL_* variables say; needs grapevine[tracing]"
+    )
 
     @field_validator("budget")
     @classmethod
@@ -241,15 +247,17 @@ def load(
     environment: Mapping[str, str],
     file: Path | None = None,
     defaults_of: Callable[[str], Mapping[str, object]] = lambda task: {},
+    seen: Callable[[Mapping[str, object]], None] = lambda given: None,
 ) -> Config:
     """The config from its four sources; `command_line` holds only what was really given. Raises ConfigError.
 
     defaults_of: what a task asks for where nobody says otherwise. It is asked before anything is validated: a batch size may only
-    fit the task's own number of chunks.
+    fit the task's own number of chunks. seen: told of all that is given, before anything is validated.
     """
     given: dict[str, object] = _from_file(file) if file else {}
     given.update(_from_environment(environment))
     given.update(command_line)
+    seen(given)
     task = given.get("task", Config.model_fields["task"].default)
     defaults = defaults_of(task) if isinstance(task, str) else {}
     return validated({**defaults, **given})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -28,7 +29,8 @@ Grapevine = Callable[..., Done]
 def grapevine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Grapevine]:
     """`grapevine WORDS` in this process, peers and all in theirs. A process of its own would first import torch twice, once for itself and
     once for the server that peers are forked from, which here is started once for all tests; tests/cluster/test_up.py starts both."""
-    handlers = logging.getLogger().handlers[:]
+    root, said = logging.getLogger(), logging.getLogger("grapevine.run")
+    handlers, levels, hook = root.handlers[:], (root.level, said.level), threading.excepthook
 
     def typed(*words: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["grapevine", *words])
@@ -43,4 +45,8 @@ def grapevine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return Done(code, *capsys.readouterr())
 
     yield typed
-    logging.getLogger().handlers[:] = handlers
+    root.handlers[:] = handlers
+    for logger, level in zip((root, said), levels, strict=True):
+        logger.setLevel(level)
+    threading.excepthook = hook
+    logging.captureWarnings(False)

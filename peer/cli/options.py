@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from peer.config import TIMING, Config, choices, flag, load
+from peer.config import ENV_PREFIX, TIMING, Config, choices, flag, load
 from peer.exit_codes import ExitCode, Fatal
+from peer.logs import begin
 
 PANELS = {
     "The run": ("run", "peers", "seed"),
@@ -63,8 +64,8 @@ PANELS = {
         "data_plane",
         "data_port",
         "reflection",
-        "log_level",
     ),
+    "Logs and traces": ("log_level", "log_format", "tracing"),
 }
 #: What only real processes have.
 DAEMON_OPTIONS = (
@@ -80,6 +81,8 @@ DAEMON_OPTIONS = (
         "data_port",
         "reflection",
         "log_level",
+        "log_format",
+        "tracing",
     ),
 )
 #: Fields whose flag is not their name: the flag repeats, so it is in the singular.
@@ -97,7 +100,10 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
             file: Path | None = arguments.pop("config", None)
             given = {name: arguments.pop(name) for name in names}
             chosen = {name: value for name, value in given.items() if value is not None and value != []}
-            command(config=load(chosen, os.environ, file, _defaults_of), **arguments)
+            _speak_as(
+                {"log_format": os.environ.get(ENV_PREFIX + "LOG_FORMAT"), **chosen}
+            )  # the sources may be bad themselves
+            command(config=load(chosen, os.environ, file, _defaults_of, _speak_as), **arguments)
 
         parameters = [*own, _config_file(), *(_parameter(name) for name in names)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -117,6 +123,12 @@ def _defaults_of(task: str) -> Mapping[str, object]:
         return load_task(task, check=False).defaults
     except TaskError as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
+
+
+def _speak_as(given: Mapping[str, object]) -> None:
+    """From here on a sentence about a bad option is in the format that was asked for."""
+    if given.get("log_format") == "json":
+        begin("json", "warning")
 
 
 def all_but(*names: str) -> list[str]:

@@ -10,11 +10,14 @@ from rich.console import Console
 
 from peer.accounts.report import write_report
 from peer.accounts.summary import PeerSummary
+from peer.cli.voice import Voice
 from peer.cluster.browser import page_address
 from peer.cluster.observer import loss_of
 from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
-from peer.daemon.process import fixed_addresses, log_to_stderr, run_loop, serve, stop_on_signals
+from peer.daemon.process import fixed_addresses, run_loop, serve, stop_on_signals
+from peer.daemon.tracing import check_tracing
+from peer.logs import begin_logs
 from peer.training.evaluate import Evaluator
 
 
@@ -28,26 +31,30 @@ def run_standalone(config: Config, console: Console) -> None:
         )
     if config.report is not None and not config.report.absolute().parent.is_dir():
         raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
-    log_to_stderr(config)
-    summary, evaluated = run_loop(_run(config, config.peer, console))
+    begin_logs(config)
+    check_tracing(config)
+    voice = Voice(console)
+    summary, evaluated = run_loop(_run(config, config.peer, voice))
     report = {**summary.as_dict(), **evaluated}
-    console.print(
+    voice.say(
         f"peer {summary.peer}: {summary.rounds} rounds, {summary.samples} samples in {summary.seconds:.1f} s "
-        f"({summary.stop_reason}); batch loss {summary.train_loss:.4f}, idle {summary.idle_fraction:.0%}"
+        f"({summary.stop_reason}); batch loss {summary.train_loss:.4f}, idle {summary.idle_fraction:.0%}",
+        "summary",
+        **{name: value for name, value in report.items() if name not in ("peer", "timeline")},
     )
     if config.report is not None:
         write_report(report, config.report)
-        console.print(f"report: {config.report}", style="dim")
+        voice.say(f"report: {config.report}", "report", style="dim", path=str(config.report))
 
 
-async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary, dict[str, Any]]:
+async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, dict[str, Any]]:
     watchers: list[asyncio.Task[None]] = []
     found: dict[str, Any] = {"seconds_to_target": None}
 
     def started(host: Peer) -> None:
         stop_on_signals(host)
-        host.on_training = lambda: console.print(
-            f"peer {peer}: all {config.peers} peers are ready, training", style="dim"
+        host.on_training = lambda: voice.say(
+            f"peer {peer}: all {config.peers} peers are ready, training", "training", style="dim"
         )
         if config.target_loss is not None:
             watcher = asyncio.create_task(_watch(config, host, config.target_loss, found), name="target")
@@ -58,9 +65,17 @@ async def _run(config: Config, peer: int, console: Console) -> tuple[PeerSummary
 
     async def announced(bound: Bound) -> tuple[str, ...]:
         metrics = f", metrics on port {bound.metrics_port}" if bound.metrics_port > 0 else ""
-        console.print(f"peer {peer} listens on {bound.address}{metrics}; waiting for the others", style="dim")
-        if bound.metrics_port > 0:
-            console.print(f"page of peer {peer}: {page_address(config.listen, bound.metrics_port)}", style="dim")
+        page = page_address(config.listen, bound.metrics_port) if bound.metrics_port > 0 else None
+        voice.say(
+            f"peer {peer} listens on {bound.address}{metrics}; waiting for the others",
+            "listening",
+            style="dim",
+            address=bound.address,
+            metrics_port=bound.metrics_port,
+            page=page,
+        )
+        if page is not None and not voice.as_json:
+            voice.console.print(f"page of peer {peer}: {page}", style="dim")
         return tuple(await book(bound))
 
     try:

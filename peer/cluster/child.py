@@ -18,8 +18,9 @@ from dataclasses import asdict
 from peer.cluster.line import Line
 from peer.config import Config
 from peer.daemon.peer import Bound, Peer
-from peer.daemon.process import log_to_stderr, run_loop, serve
+from peer.daemon.process import run_loop, serve
 from peer.exit_codes import ExitCode, Fatal
+from peer.logs import begin_logs, event
 
 log = logging.getLogger("grapevine.cluster")
 
@@ -95,10 +96,10 @@ def child_main(config_json: str, peer: int, end: socket.socket) -> None:
     code = ExitCode.BUG
     try:
         config = Config.model_validate_json(config_json)
-        log_to_stderr(config)
+        begin_logs(config)
         code = run_loop(_live(config, peer, Line(end)))
     except Exception:
-        log.exception("peer %d: a bug ended this peer", peer)
+        log.exception("peer %d: a bug ended this peer", peer, extra=event("failed", code=int(code), exit=code.name))
     finally:
         end.close()
         logging.shutdown()

@@ -22,6 +22,7 @@ from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
+from peer.logs import event
 
 log = logging.getLogger("grapevine.cluster")
 
@@ -225,7 +226,8 @@ class Launcher:
         child.process.join(0)
         child.ended = True
         if child.died and (child.fatal is None or child.fatal.code is ExitCode.LOST):
-            log.warning("peer %d died (%s)", child.peer, _how(child))
+            how = _how(child)
+            log.warning("peer %d died (%s)", child.peer, how, extra=event("peer-died", about=child.peer, reason=how))
         self.changed.set()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from peer.daemon.counts import PeerMetrics
 from peer.daemon.watch import Watch
@@ -15,8 +16,12 @@ from peer.gossip.closing import CloseReason, ClosingPolicy
 from peer.gossip.digest import Digest
 from peer.gossip.membership import PeerDirectory
 from peer.gossip.talk import Talk
-from peer.transport.base import Transport, Word, WordKind
+from peer.logs import event
+from peer.transport.base import ExchangeKey, Transport, Word, WordKind
 from topology import Schedule
+
+if TYPE_CHECKING:
+    from peer.daemon.spans import PeerSpans
 
 log = logging.getLogger("grapevine.conversation")
 
@@ -39,6 +44,7 @@ class Conversation:
         self.peer = peer
         self.stirred = asyncio.Event()
         self.refusals: list[tuple[int | None, str, str]] = []
+        self.spans: PeerSpans | None = None
         self._talk = Talk(
             peer,
             schedule,
@@ -106,8 +112,9 @@ class Conversation:
     def missed(self, peer: int) -> None:
         """That peer missed the deadline of an exchange."""
         if self._talk.missed(peer):
+            silent = event("neighbor-silent", neighbor=peer, round=self.round)
+            log.warning("peer %d goes on without peer %d, which is silent", self.peer, peer, extra=silent)
             self._watch.silent(peer)
-            log.warning("peer %d goes on without peer %d, which is silent", self.peer, peer)
 
     # what this peer hears: the Listener of the transport
 
@@ -118,7 +125,8 @@ class Conversation:
         elif word.kind is WordKind.CLOSED:
             self._metrics.word(why)
         elif stirs:
-            log.info("peer %d: %s from peer %d", self.peer, word.kind.name, word.origin)
+            heard = event("word", kind=word.kind.name.lower(), origin=word.origin, round=word.round)
+            log.info("peer %d: %s from peer %d", self.peer, word.kind.name, word.origin, extra=heard)
             if word.kind is WordKind.LEAVING:
                 self._watch.left(word.origin)
         if stirs:
@@ -127,13 +135,14 @@ class Conversation:
     def on_link_up(self, peer: int) -> None:
         self._watch.link_up(peer)
         if self._talk.link_up(peer):
-            log.warning("peer %d has a link to peer %d again", self.peer, peer)
+            log.warning("peer %d has a link to peer %d again", self.peer, peer, extra=event("link-back", neighbor=peer))
         self.stirred.set()
 
     def on_link_down(self, peer: int, reason: str) -> None:
         self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
         if not self._hangs_up and self._talk.link_down(peer):
-            log.warning("peer %d lost its link to peer %d: %s", self.peer, peer, reason)
+            lost = event("link-lost", neighbor=peer, reason=reason)
+            log.warning("peer %d lost its link to peer %d: %s", self.peer, peer, reason, extra=lost)
         self.stirred.set()
 
     def on_refused(self, peer: int | None, field: str, sentence: str) -> None:
@@ -151,6 +160,10 @@ class Conversation:
         if why is not None:
             self._metrics.word(why)
             self.stirred.set()
+
+    def on_trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
+        if self.spans is not None:
+            self.spans.heard(peer, key, traceparent)
 
     def on_digests(self, peer: int, digests: Sequence[Digest]) -> None:
         self._watch.heard(peer, digests)

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from peer.cli import standalone
+from peer.cli.voice import Voice
 from peer.config import validated
 from peer.exit_codes import ExitCode, Fatal
 from tests.daemon.tasks import Linear
@@ -62,7 +63,7 @@ async def test_an_error_of_the_target_watcher_ends_the_peer_with_a_sentence(monk
     config = validated({"target_loss": 0.1, "eval_every": 0.001})
     async with asyncio.timeout(20):
         with pytest.raises(Fatal, match="the flux capacitor is empty") as fatal:
-            await standalone._run(config, 0, Console(quiet=True))
+            await standalone._run(config, 0, Voice(Console(quiet=True)))
     assert fatal.value.code is ExitCode.TASK
     assert Failing.built_in
     assert threading.current_thread() not in Failing.built_in, "the loop stood still while the evaluator was built"
