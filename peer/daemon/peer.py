@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -25,11 +26,15 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
 from peer.gossip.delivery import PRESETS
 from peer.gossip.digest import Digest
+from peer.logs import event
 from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
 from peer.transport.base import ExchangeKey, Transport
 from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
+
+if TYPE_CHECKING:
+    from peer.daemon.spans import PeerSpans
 
 log = logging.getLogger("grapevine.peer")
 
@@ -64,6 +69,7 @@ class Peer:
         self.stop_reason = ""
         self.on_training: Callable[[], None] = lambda: None
         self.at_start: list[Callable[[], object]] = []
+        self.spans: PeerSpans | None = None
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
         self.metrics = PeerMetrics(self._parts.identity.settings)
@@ -113,6 +119,9 @@ class Peer:
         )
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
+        if self.spans is not None:
+            self._player.spans = said.spans = self.spans
+            self.spans.say = transport.trace
         self._export(transport, said, self._player)
         try:
             self.watch.start(transport, said.directory)
@@ -242,7 +251,8 @@ class Peer:
         if self._evaluation is not None:
             await self._evaluation.stop()
         if not await self._loop.run_in_executor(None, self._parts.trainer.stop, TRAINER_SECONDS):
-            log.error("peer %d: the trainer did not stop within %g s", self.peer, TRAINER_SECONDS)
+            stuck = event("trainer-stuck", seconds=TRAINER_SECONDS)
+            log.error("peer %d: the trainer did not stop within %g s", self.peer, TRAINER_SECONDS, extra=stuck)
 
     def _link_up(self, round: int) -> None:
         assert self._transport is not None
@@ -276,6 +286,8 @@ class Peer:
     def _from_trainer(self, event: ChunkEvent) -> None:
         """On that thread. The loop is woken by what may change something there: a chunk in the middle of a round does not, unless the
         round waits for the one in flight."""
+        if self.spans is not None:
+            self.spans.chunk(event)
         if event.verdict is not None:
             self._fates[
                 "carried" if event.staleness and event.verdict is Verdict.COUNTED else _FATES[event.verdict]
@@ -368,6 +380,8 @@ class Peer:
         reply.rounds_by_reason.update(summary.rounds_by_reason)
         for name in _SAME_IN_STATUS:
             setattr(reply, name, getattr(summary, name))
+        for name, seconds in summary.shares.items():
+            setattr(reply, name, seconds)
         reply.chunks_finished = summary.chunks
         reply.consensus_distance = summary.neighbor_distance
         return reply

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from peer.training.accumulator import InFlight
 from peer.training.trainer import Trainer
 from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Outcome, Transport
 from topology import Schedule
+
+if TYPE_CHECKING:
+    from peer.daemon.spans import PeerSpans
 
 INLINE = 1 << 18  # elements times passes over them up to which the work is shorter than handing it to another thread
 T = TypeVar("T")
@@ -71,6 +74,7 @@ class RoundPlayer:
         rules: Rules,
     ) -> None:
         self.ledger = Ledger(trainer.quota_chunks)
+        self.spans: PeerSpans | None = None
         self.exchanges = Exchanges()
         self.master = Master(algorithm.state.params, threading.Lock())
         self._algorithm = algorithm
@@ -130,16 +134,22 @@ class RoundPlayer:
         clock = _Stopwatch(self._origin)
         score = self._algorithm.round(plan)
         self._handed_out = 0
+        if self.spans is not None:
+            self.spans.round_begins(round)
         try:
             step = await self._advance(score, None, clock)
             while not isinstance(step, Update):
                 answer = await self._carry_out(round, step, clock)
                 step = await self._advance(score, answer, clock)
-        except (Stopped, RoundBroken):
+        except (Stopped, RoundBroken) as broken:
             self._trainer.revoke(self._handed_out)
+            if self.spans is not None:
+                self.spans.round_broken(broken)
             raise
         report = RoundReport.of(plan, step, self._said.talk, clock.timing())
         self.ledger.add(report)
+        if self.spans is not None:
+            self.spans.round_ends(report)
         return report
 
     async def _advance(self, score: Score, answer: Answer | None, clock: _Stopwatch) -> Effect | Update:
@@ -149,9 +159,13 @@ class RoundPlayer:
                 self.master.rounds += isinstance(step, Update)
                 return step
 
+        spans = self.spans
+        began = spans.now() if spans is not None else 0
         started = clock.now()
         step = await self.off_loop(work)
         clock.mixing += clock.now() - started
+        if spans is not None:
+            spans.mixed(began)
         return step
 
     async def _carry_out(self, round: int, effect: Effect, clock: _Stopwatch) -> Answer:
@@ -238,6 +252,8 @@ class RoundPlayer:
             under_way.handles[peer] = self._transport.exchange(
                 peer, key, send, receive, atomic=effect.atomic, arrived=None if taken is None else taken.arrived
             )
+            if self.spans is not None:
+                self.spans.exchange(peer, key, effect, under_way.handles[peer])
         return under_way
 
     def _room(self, peer: int, effect: Exchange, slot: int) -> Tensor:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +18,7 @@ from peer.assembly import BAD_INPUT
 from peer.config import Config
 from peer.daemon.assembly import warm_up
 from peer.daemon.peer import AddressBook, Bound, Peer
+from peer.daemon.tracing import open_tracing
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.delivery import PRESETS
 from peer.scenario import Scenario
@@ -37,12 +36,6 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on a fresh uvloop: one event loop per process (grpc.aio misbehaves with several)."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
-
-
-def log_to_stderr(config: Config) -> None:
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
 
 
 async def serve(
@@ -73,11 +66,14 @@ async def serve(
         network=_slow_network(config, host.parts.scenario, config.seed + peer),
     )
     _crash_as_told(host)
+    host.spans = open_tracing(config, peer)
     web = await _serve_web(config, peer, host)
     started(host)
     try:
         return await host.run(transport, address_book, linger=linger)
     finally:
+        if host.spans is not None:
+            await host.spans.close()
         if web is not None:
             await web.stop()
 
