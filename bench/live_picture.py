@@ -14,7 +14,8 @@ from rich.console import Console
 
 from peer.accounts.observation import Observation
 from peer.cluster.forkserver import start_early
-from peer.cluster.live import render
+from peer.cluster.live import Frame, headline
+from peer.cluster.table import Row, hear
 from peer.cluster.up import up
 from peer.config import Config, validated
 from peer.daemon.process import run_loop
@@ -26,7 +27,8 @@ class LastFrame:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+        self._rows: dict[int, Row] = {}
+        self.console = Console(record=True, width=116, file=io.StringIO(), force_terminal=True, force_interactive=False)
 
     def __enter__(self) -> LastFrame:
         return self
@@ -37,14 +39,18 @@ class LastFrame:
     def say(self, sentence: str) -> None:
         return None
 
+    def ready(self, addresses: Sequence[str]) -> None:
+        return None
+
     def note(self, sentence: str) -> None:
         return None
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
+        hear(self._rows, dict(enumerate(statuses)))
         training = [status is not None and status.state == State.STATE_TRAINING for status in statuses]
         if training and all(training):
             self.console.export_text(clear=True)
-            self.console.print(render(self._config, curve, statuses))
+            self.console.print(Frame(headline(self._config, curve), self._rows.values()))
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ def test_the_commands_of_the_readme_that_start_no_peers_run(
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("words", [c for c in commands() if c[0] in ("peer", "status")], ids=" ".join)
+@pytest.mark.parametrize("words", [c for c in commands() if c[0] in ("peer", "status", "top")], ids=" ".join)
 def test_the_commands_of_the_readme_that_need_others_miss_them(
     words: list[str], grapevine: Grapevine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

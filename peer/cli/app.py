@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import gc
+import logging
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,7 +18,11 @@ from peer import __version__
 from peer.cli.options import DAEMON_OPTIONS, all_but, with_options
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
+from peer.logs import as_json, begin_logs, event
 from topology import TopologyError
+
+if TYPE_CHECKING:
+    from peer.cluster.up import Outcome
 
 app = typer.Typer(
     name="grapevine",
@@ -26,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(highlight=False)
+log = logging.getLogger("grapevine.run")
 
 
 def main() -> None:
@@ -39,10 +46,18 @@ def main() -> None:
         _fail(ExitCode.CONFIG, str(error))
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except Exception:
+        if not as_json():
+            raise
+        log.critical("a bug", exc_info=True, extra=event("failed", code=int(ExitCode.BUG), exit=ExitCode.BUG.name))
+        sys.exit(ExitCode.BUG)
 
 
 def _fail(code: ExitCode, sentence: str) -> None:
-    print(f"grapevine: {sentence}", file=sys.stderr)  # noqa: T201
+    if as_json():
+        log.error("%s", sentence, extra=event("failed", code=int(code), exit=code.name))
+    else:
+        print(f"grapevine: {sentence}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 
@@ -70,28 +85,44 @@ def up(
     """Run a local cluster of N daemons, with a live view, until the target loss or a limit."""
     if open_page and config.metrics_port < 0:
         raise ConfigError("--open: with --metrics-port -1 there is no page; leave that out, or give a port")
+    from peer.cluster.aside import in_the_way, lines_above
+
+    begin_logs(config)
+    with lines_above(console) if config.log_format == "text" and in_the_way(console) else nullcontext():
+        outcome = _run_cluster(config, open_page=open_page)
+    if outcome is None:
+        return
+    from peer.accounts.report import write_report
+    from peer.cli.voice import Voice
+    from peer.cluster.live import summary
+
+    voice = Voice(console)
+    voice.summary(summary(outcome.report, config.target_loss), outcome.report)
+    if config.report is not None:
+        write_report(outcome.report, config.report)
+        voice.say(f"report: {config.report}", "report", style="dim", path=str(config.report))
+    if outcome.fatal is not None:
+        raise outcome.fatal
+
+
+def _run_cluster(config: Config, *, open_page: bool) -> Outcome | None:
+    """None if it was interrupted before training began. Raises Fatal."""
     from peer.cluster.forkserver import start_early
 
     start_early()
-    from peer.accounts.report import write_report
+    from peer.cli.voice import Voice
     from peer.cluster import up as cluster
     from peer.cluster.launcher import Interrupted
-    from peer.cluster.live import describe, summary
-    from peer.daemon.process import log_to_stderr, run_loop
+    from peer.cluster.live import describe
+    from peer.daemon.process import run_loop
 
-    log_to_stderr(config)
-    console.print(describe(config), style="dim")
+    voice = Voice(console)
+    voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
     try:
-        outcome = run_loop(cluster.up(config, console, open_page=open_page))
+        return run_loop(cluster.up(config, console, open_page=open_page))
     except Interrupted:
-        console.print("interrupted before training began")
-        return
-    console.print(summary(outcome.report, config.target_loss))
-    if config.report is not None:
-        write_report(outcome.report, config.report)
-        console.print(f"report: {config.report}", style="dim")
-    if outcome.fatal is not None:
-        raise outcome.fatal
+        voice.say("interrupted before training began", "interrupted")
+        return None
 
 
 @app.command()
@@ -112,7 +143,7 @@ def simulate(
 
 
 @app.command()
-@with_options(all_but(*DAEMON_OPTIONS, "algorithm", "closing", "scenario", "report"))
+@with_options([*all_but(*DAEMON_OPTIONS, "algorithm", "closing", "scenario", "report"), "log_format"])
 def compare(
     config: Config,
     scenario: Annotated[
@@ -126,15 +157,18 @@ def compare(
     out: Annotated[Path, typer.Option("--out", help="Folder for the report")] = Path("comparison"),
 ) -> None:
     """Play a matrix of scenarios, algorithms and closings, and write a report with plots."""
+    if config.log_format == "json":
+        begin_logs(config)
     if simulated:
         from peer.cluster.forkserver import start_early
 
         start_early()
     from peer.cli.compare import run_comparison
+    from peer.cli.voice import Voice
 
     run_comparison(
         config,
-        console,
+        Voice(console),
         scenarios=list(dict.fromkeys(scenario or ["none"])),
         algorithms=_names(algorithms),
         closings=_names(closings),
@@ -178,9 +212,32 @@ def status(
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer")] = 5.0,
 ) -> None:
     """Ask a running peer how it is."""
+    check_address(address)
     from peer.cli.status import show_status
 
     asyncio.run(show_status(address, console, as_json=as_json, timeout=timeout))
+
+
+@app.command()
+def top(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where any of the peers listens")],
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks")] = 1.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer")] = 2.0,
+) -> None:
+    """Show a running cluster live, a row per peer; ctrl-C ends it."""
+    check_address(address)
+    with suppress(KeyboardInterrupt):  # before there is an event loop
+        from peer.cli.top import show_top
+
+        asyncio.run(show_top(address, console, once=once, every=every, timeout=timeout))
+
+
+def check_address(address: str) -> None:
+    """Raises ConfigError if it is not like HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{address!r} is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 from rich.table import Table
 
-from peer.cluster.live import amount
+from peer.cluster.table import amount
 from peer.exit_codes import ExitCode, Fatal
 from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import State, StatusReply

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from peer.accounts.observation import Observation
+from peer.cluster.table import PeersTable, Row, amount, hear
 from peer.config import Config
+from peer.logs import event
 from peer.wire.gossip_pb2 import StatusReply
 
+if TYPE_CHECKING:
+    from peer.accounts.observation import Observation
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
-BAR = 12
+log = logging.getLogger("grapevine.run")
 REASONS = {
     "quota": "own quota",
     "word": "another's word",
@@ -35,6 +41,9 @@ class View(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def say(self, sentence: str) -> None: ...
+
+    def ready(self, addresses: Sequence[str]) -> None:
+        """All peers train; addresses in the order of ids."""
 
     def note(self, sentence: str) -> None:
         """Say what is still worth reading when the next sentence has come."""
@@ -59,6 +68,9 @@ class PlainView:
     def say(self, sentence: str) -> None:
         self._console.print(sentence, highlight=False, markup=False)
 
+    def ready(self, addresses: Sequence[str]) -> None:
+        self.say(_to_watch(addresses))
+
     def note(self, sentence: str) -> None:
         self.say(sentence)
 
@@ -75,12 +87,49 @@ class PlainView:
         )
 
 
+def _to_watch(addresses: Sequence[str]) -> str:
+    return f"{len(addresses)} peers train; to watch them from elsewhere: grapevine top {addresses[0]}"
+
+
+class JsonView:
+    """The same, as lines of the log."""
+
+    def __init__(self, every_seconds: float = 2.0) -> None:
+        self._every = every_seconds
+        self._next = 0.0
+
+    def __enter__(self) -> JsonView:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def say(self, sentence: str) -> None:
+        log.info("%s", sentence, extra=event("said"))
+
+    def note(self, sentence: str) -> None:
+        self.say(sentence)
+
+    def ready(self, addresses: Sequence[str]) -> None:
+        log.info("%d peers train", len(addresses), extra=event("ready", address=addresses[0], peers=len(addresses)))
+
+    def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
+        if not curve or curve[-1].seconds < self._next:
+            return
+        seen = curve[-1]
+        self._next = seen.seconds + self._every
+        answering = [status for status in statuses if status is not None]
+        idle = sum(status.idle_fraction for status in answering) / len(answering) if answering else None
+        facts = event("progress", **asdict(seen), idle_fraction=idle, answering=len(answering))
+        log.info("%.1f s, round %.0f, loss %.4f", seen.seconds, seen.rounds, seen.loss, extra=facts)
+
+
 class LiveView:
     """A table that is redrawn four times a second."""
 
     def __init__(self, console: Console, config: Config) -> None:
         self._config = config
-        self._sentence = ""
+        self._rows: dict[int, Row] = {}
         self._live = Live(Text("starting ..."), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveView:
@@ -91,23 +140,39 @@ class LiveView:
         self._live.__exit__(None, None, None)
 
     def say(self, sentence: str) -> None:
-        self._sentence = sentence
         self._live.update(Text(sentence, style="dim"))
+
+    def ready(self, addresses: Sequence[str]) -> None:
+        self.note(_to_watch(addresses))
 
     def note(self, sentence: str) -> None:
         self._live.console.print(Text(sentence, style="dim"))
 
     def show(self, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> None:
-        self._live.update(render(self._config, curve, statuses))
+        hear(self._rows, dict(enumerate(statuses)))
+        self._live.update(Frame(how_far(self._config, curve), self._rows.values()))
 
 
 def make_view(console: Console, config: Config) -> View:
-    return LiveView(console, config) if console.is_terminal else PlainView(console)
+    if config.log_format == "json":
+        return JsonView()
+    return LiveView(console, config) if console.is_interactive else PlainView(console)
 
 
-def render(config: Config, curve: Sequence[Observation], statuses: Sequence[StatusReply | None]) -> RenderableType:
-    """The live view at one moment."""
-    return Group(_headline(config, curve), _table(config, statuses))
+class Frame:
+    """The live view at one moment: what is run, and the table, as high as the terminal but for `spare` lines."""
+
+    def __init__(self, head: Text, rows: Iterable[Row], spare: int = 1) -> None:
+        self._head = head
+        self._rows = list(rows)
+        self._spare = spare
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = 0
+        if console.is_interactive:
+            height = console.height - len(self._head.wrap(console, options.max_width)) - self._spare
+        yield self._head
+        yield PeersTable(self._rows, height=max(height, 4) if height else 0)
 
 
 def describe(config: Config) -> str:
@@ -119,20 +184,26 @@ def describe(config: Config) -> str:
     return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{wire}{scenario}{stragglers}, task {config.task}"
 
 
-def _headline(config: Config, curve: Sequence[Observation]) -> Text:
-    text = Text(describe(config) + "\n", style="dim")
+def headline(config: Config, curve: Sequence[Observation]) -> Text:
+    """Two lines: what is being run, and how far it is."""
+    return Text(describe(config) + "\n", style="dim").append_text(how_far(config, curve))
+
+
+def how_far(config: Config, curve: Sequence[Observation]) -> Text:
+    """One line: the loss until now."""
+    text = Text(style="not dim")
     if curve:
         seen = curve[-1]
-        text.append(f"{seen.seconds:6.1f} s  ", style="bold not dim")
-        text.append("loss of the mean model ", style="not dim")
-        text.append(f"{seen.loss:.4f} ", style="bold not dim")
-        text.append(_sparkline([o.loss for o in curve]), style="cyan not dim")
+        text.append(f"{seen.seconds:6.1f} s  ", style="bold")
+        text.append("loss of the mean model ")
+        text.append(f"{seen.loss:.4f} ", style="bold")
+        text.append(_sparkline([o.loss for o in curve]), style="cyan")
         if config.target_loss is not None:
-            text.append(f"  target {config.target_loss:g}", style="not dim")
+            text.append(f"  target {config.target_loss:g}")
     return text
 
 
-def _sparkline(losses: Sequence[float], width: int = 40) -> str:
+def _sparkline(losses: Sequence[float], width: int = 26) -> str:
     """Losses on a logarithmic scale, newest at the right, as blocks."""
     finite = [math.log(loss) for loss in losses if math.isfinite(loss) and loss > 0]
     step = max(1, math.ceil(len(finite) / width))
@@ -140,61 +211,6 @@ def _sparkline(losses: Sequence[float], width: int = 40) -> str:
     low, high = min(points, default=0.0), max(points, default=0.0)
     span = high - low or 1.0
     return "".join(BLOCKS[1 + round(7 * (point - low) / span)] for point in points)
-
-
-def _table(config: Config, statuses: Sequence[StatusReply | None]) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("peer", justify="right")
-    for name in ("round", "batch loss", "samples/s", "finished"):
-        table.add_column(name, justify="right")
-    table.add_column("computing / idle")
-    table.add_column("stale", justify="right")
-    table.add_column("sent", justify="right")
-    table.add_column("neighbours")
-    for peer, status in enumerate(statuses):
-        if status is None:
-            table.add_row(str(peer), *["-"] * 4, Text("no answer", style="red"), "", "", "")
-            continue
-        rate = status.samples / status.seconds if status.seconds else 0.0
-        table.add_row(
-            str(peer),
-            str(status.round),
-            f"{status.train_loss:.4f}",
-            f"{rate:.0f}",
-            f"{status.finished_fraction:.0%}",
-            _bar(status.idle_fraction),
-            str(status.max_staleness),
-            amount(status.bytes_sent),
-            _neighbors(status),
-        )
-    return table
-
-
-def _bar(idle: float) -> Text:
-    """Computing share as a full bar, idle share as a light one."""
-    busy = round(BAR * (1 - idle))
-    bar = Text("█" * busy, style="green")
-    bar.append("░" * (BAR - busy), style="yellow")
-    bar.append(f" {1 - idle:4.0%}", style="dim")
-    return bar
-
-
-def _neighbors(status: StatusReply) -> Text:
-    text = Text()
-    for neighbor in status.neighbors[:6]:
-        text.append(f"{neighbor.peer} ", style="" if neighbor.state == "alive" else "red strike")
-    if len(status.neighbors) > 6:
-        text.append(f"+{len(status.neighbors) - 6}", style="dim")
-    return text
-
-
-def amount(num_bytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
 
 
 def summary(report: Mapping[str, Any], target: float | None) -> Panel:

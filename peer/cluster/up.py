@@ -22,6 +22,7 @@ from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
 from peer.config import Config, ConfigError
+from peer.daemon.tracing import check_tracing
 from peer.exit_codes import ExitCode, Fatal
 from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
@@ -62,6 +63,7 @@ def check(config: Config) -> Checked:
                     f"{name}: {config.peers} peers need as many ports from {port} on, but the last is {LAST_PORT}; "
                     "start lower, or give 0 for any free ones"
                 )
+        check_tracing(config)
         make_schedule(config)
         make_wire(config)
         make_stragglers(config, make_real_scenario(config))
@@ -92,6 +94,7 @@ async def up(config: Config, console: Console, view: View | None = None, *, open
             await launcher.introduce()
             _point_to_page(config, launcher, view, open_page=open_page)
             ready_at = await launcher.all_ready()
+            view.ready([child.address for child in launcher.children])
             clients = [PeerClient(child.address) for child in launcher.children]
             models = torch.zeros(config.peers, checked.num_elements)
             observer = Observer(clients, evaluator, models, ready_at)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from peer.cluster.live import amount
+from peer.cluster.table import amount
 from peer.compare import drawing
 from peer.compare.drawing import FONT_SIZE, GRID, INK, PAPER, WIDTH_POINTS
 from peer.compare.gantt import gantt

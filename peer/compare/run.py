@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ from peer.scenario import files_of
 
 #: Options whose flag is in the singular because it repeats, and those that a cell or the comparison itself decides.
 _SINGULAR = {"addresses": "--address"}
-_DECIDED = {"report", "peer", "listen", "addresses"}
+_DECIDED = {"report", "peer", "listen", "addresses", "log_format"}
+#: Neither changes what is measured.
+_TOLD = {*_DECIDED, "tracing"}
+#: Told of each line that a cell of real processes logs.
+Heard = Callable[[Cell, Mapping[str, Any]], None]
 
 
 def config_of(cell: Cell, base: Config) -> Config:
@@ -55,23 +60,52 @@ def command_line(config: Config) -> list[str]:
     return words
 
 
-def play_really(config: Config) -> dict[str, Any]:
+def play_really(config: Config, heard: Callable[[Mapping[str, Any]], None] = lambda said: None) -> dict[str, Any]:
     """Run `grapevine up` and return its report, also of a run that failed after training began (`error` in it). Raises Fatal with its
-    sentence if there is none."""
+    sentence if there is none. heard: told of each line of its log."""
     with tempfile.TemporaryDirectory(prefix="grapevine-compare-") as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "peer", "up", *command_line(config), "--report", str(report)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean_environment())
-        if done.returncode == ExitCode.INTERRUPTED:
+        command = [
+            sys.executable,
+            "-m",
+            "peer",
+            "up",
+            *command_line(config),
+            "--log-format",
+            "json",
+            "--report",
+            str(report),
+        ]
+        code, last = _listen(command, heard)
+        if code == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
         if not report.exists():
-            last = (done.stderr.strip().splitlines() or ["it ended before training began"])[-1]
-            raise Fatal(
-                ExitCode(done.returncode) if done.returncode in set(ExitCode) else ExitCode.BUG,
-                last.removeprefix("grapevine: "),
-            )
+            raise Fatal(ExitCode(code) if code in set(ExitCode) else ExitCode.BUG, last)
         content: dict[str, Any] = json.loads(report.read_text())
         return content
+
+
+def _listen(command: Sequence[str], heard: Callable[[Mapping[str, Any]], None]) -> tuple[int, str]:
+    """(exit code, the last sentence that was said of a failure) of a command that logs in JSON."""
+    last = "it ended before training began"
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_clean_environment()
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    last = line.strip() or last  # not ours: of the interpreter, or a library in C
+                    continue
+                heard(said)
+                if said["event"] == "failed":
+                    last = said["message"]
+        except BaseException:
+            process.kill()  # its peers see that it is gone
+            raise
+    return process.returncode, last
 
 
 def play_virtually(config: Config) -> dict[str, Any]:
@@ -82,7 +116,13 @@ def play_virtually(config: Config) -> dict[str, Any]:
 
 
 def play(
-    cells: Sequence[Cell], base: Config, folder: Path, *, simulated: bool, done: Callable[[Result], None]
+    cells: Sequence[Cell],
+    base: Config,
+    folder: Path,
+    *,
+    simulated: bool,
+    done: Callable[[Result], None],
+    heard: Heard = lambda cell, said: None,
 ) -> list[Result]:
     """All cells, those first that are finished already. Each is kept in `folder` as soon as it is there. Raises Fatal."""
     results: dict[Cell, Result] = {}
@@ -91,7 +131,7 @@ def play(
             results[cell] = kept
             done(kept)
     missing = [cell for cell in cells if cell not in results]
-    played = _virtual(missing, base) if simulated else _real(missing, base)
+    played = _virtual(missing, base) if simulated else _real(missing, base, heard)
     for cell, report in played:
         result = results[cell] = Result(cell, report, theory(config_of(cell, base), report, _default_chunk(simulated)))
         save(result, folder)
@@ -105,10 +145,10 @@ def _default_chunk(simulated: bool) -> float:
     return CHUNK_SECONDS if simulated else 0.0
 
 
-def _real(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def _real(cells: Sequence[Cell], base: Config, heard: Heard) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """One after the other: they would slow each other down."""
     for cell in cells:
-        yield cell, play_really(config_of(cell, base))
+        yield cell, play_really(config_of(cell, base), partial(heard, cell))
 
 
 def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -148,7 +188,7 @@ def open_folder(
     folder: Path, base: Config, *, simulated: bool, resume: bool, scenarios: Collection[str] = ("none",)
 ) -> None:
     """Make the folder of a comparison, or go on with one that was made with the same settings and the same files. Raises ConfigError."""
-    settings = {**base.model_dump(mode="json", exclude=_DECIDED), "simulated": simulated}
+    settings = {**base.model_dump(mode="json", exclude=_TOLD), "simulated": simulated}
     files = {name: _fingerprint(name, base) for name in scenarios}
     path = folder / "settings.json"
     if any((folder / "cells").glob("*.json")):

@@ -71,6 +71,10 @@ def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Grapevine) -> None
         (["peer"], 2, "--peer: which one is this?"),
         (["peer", "--peer", "0", "--peers", "2", "--address", "a:1"], 2, "1 addresses for 2 peers"),
         (["status", "127.0.0.1:1", "--timeout", "1"], 4, "127.0.0.1:1"),
+        (["status", "localhost"], 2, "'localhost' is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000"),
+        (["top", "127.0.0.1:1", "--once", "--timeout", "1"], 4, "no peer answers at 127.0.0.1:1"),
+        (["top", "127.0.0.1:1"], 4, "no peer answers at 127.0.0.1:1"),
+        (["top", "127.0.0.1:70000"], 2, "'127.0.0.1:70000' is no address of a peer"),
         (["up", "--config", "missing.toml"], 2, "grapevine init"),
     ],
 )
@@ -82,6 +86,41 @@ def test_bad_input_is_one_sentence_and_an_exit_code(
     assert sentence in done.err
     assert "Traceback" not in done.err
     assert done.err.count("\n") == 1
+
+
+def test_what_goes_wrong_is_said_in_the_format_that_was_asked_for(
+    grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also if the option is in a file or the environment, and if another source of options is the one that is bad."""
+    (tmp_path / "bad.toml").write_text("lr = ")
+    (tmp_path / "json.toml").write_text('log_format = "json"\nlr = 0')
+    typed = [
+        ["up", "--log-format", "json", "--config", "bad.toml"],
+        ["up", "--config", "json.toml"],
+        ["peer", "--log-format", "json"],
+        ["plan", "--config", "json.toml"],
+        ["compare", "--log-format", "json"],
+    ]
+    for words in typed:
+        done = grapevine(*words)
+        assert (done.code, done.out) == (2, ""), done.err
+        said = json.loads(done.err)
+        assert (said["level"], said["event"], said["code"], said["exit"]) == ("error", "failed", 2, "CONFIG")
+    assert "a comparison needs an end" in said["message"]
+    monkeypatch.setenv("GRAPEVINE_LOG_FORMAT", "json")
+    assert "not valid TOML" in json.loads(grapevine("up", "--config", "bad.toml").err)["message"]
+    assert grapevine("up", "--log-format", "text", "--lr", "0").err.startswith("grapevine: --lr")
+
+
+def test_a_bug_is_a_line_too(grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("peer.cluster.up.check", broken)
+    done = grapevine("up", "--log-format", "json")
+    *_, said = [json.loads(line) for line in done.err.splitlines()]
+    assert (done.code, said["level"], said["code"]) == (1, "critical", 1)
+    assert said["traceback"].endswith("ZeroDivisionError: of ours")
 
 
 def test_init_writes_a_config_that_up_understands(grapevine: Grapevine) -> None:
@@ -97,11 +136,17 @@ def test_help_names_every_command_and_the_environment_is_checked(
 ) -> None:
     done = grapevine("--help")
     assert done.code == 0
-    for command in ("up", "peer", "plan", "status", "init"):
+    for command in ("up", "peer", "plan", "status", "top", "init"):
         assert command in done.out
     monkeypatch.setenv("GRAPEVINE_TOPOLOGIE", "ring")
     wrong = grapevine("plan")
     assert (wrong.code, "did you mean GRAPEVINE_TOPOLOGY" in wrong.err) == (2, True)
+
+
+def test_who_only_asks_a_peer_does_not_wait_for_torch() -> None:
+    asked = "import sys; import peer.cli.app, peer.cli.status, peer.cli.top; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=55, check=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_the_module_is_the_command() -> None:

@@ -98,10 +98,18 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_real_processes_and_virtual_time_give_the_same_kind_of_report(tmp_path: Path) -> None:
     base = validated({**BASE, "metrics_port": -1})
     cell = Cell("none", "dpsgd", "barrier", 0)
-    reports = []
+    reports, heard = [], []
     for simulated in (False, True):
-        (result,) = play([cell], base, tmp_path / str(simulated), simulated=simulated, done=lambda result: None)
+        (result,) = play(
+            [cell],
+            base,
+            tmp_path / str(simulated),
+            simulated=simulated,
+            done=lambda result: None,
+            heard=lambda cell, said: heard.append((cell, said["event"])),
+        )
         reports.append(dict(result.report))
+    assert {(cell, event) for event in ("start", "ready", "progress", "summary")} <= set(heard)
     assert reports[0].keys() ^ reports[1].keys() == {"simulation"}
     assert reports[0]["rounds"] == reports[1]["rounds"] == 4
     assert reports[0]["samples"] == reports[1]["samples"]

@@ -1,0 +1,146 @@
+"""`grapevine top HOST:PORT`: the table of `up`, of a cluster that runs elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from peer.cluster.crawl import Crawl
+from peer.cluster.live import Frame
+from peer.cluster.table import PeersTable, number
+from peer.exit_codes import ExitCode, Fatal
+from peer.transport.client import PeerUnreachable
+from peer.wire.gossip_pb2 import State, StatusReply
+
+#: Nobody has answered for so long: the cluster is gone.
+GONE_SECONDS = 10.0
+#: Of a table that goes into a file or a pipe, which has none of its own.
+PLAIN_WIDTH = 140
+
+
+async def show_top(address: str, console: Console, *, once: bool, every: float, timeout: float) -> None:
+    """Until ctrl-C, or until no peer answers any more. Raises Fatal if none ever did, or if they were gone without an end."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sign, stop.set)
+    crawl = Crawl(address, timeout)
+    try:
+        if await _looked(crawl, stop):
+            if once:
+                _print(crawl, console)
+            elif console.is_interactive:
+                await _live(crawl, console, stop, every)
+            else:
+                await _lines(crawl, console, stop, every)
+    finally:
+        await crawl.close()
+
+
+async def _looked(crawl: Crawl, stop: asyncio.Event) -> bool:
+    """Ask everybody; False if told to stop meanwhile. Raises Fatal if there never was an answer."""
+    looking = asyncio.create_task(crawl.look(), name="look")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait((looking, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            return False
+        looking.result()
+    except PeerUnreachable as error:
+        raise Fatal(ExitCode.ABSENT, str(error)) from None
+    finally:
+        looking.cancel()
+        stopping.cancel()
+        await asyncio.gather(looking, stopping, return_exceptions=True)
+    return True
+
+
+async def _live(crawl: Crawl, console: Console, stop: asyncio.Event, every: float) -> None:
+    """On a screen of its own; the last table stays behind on the one before."""
+    try:
+        with Live(_frame(crawl), console=console, screen=True, refresh_per_second=4) as live:
+            await _repeat(crawl, stop, every, lambda: live.update(_frame(crawl)))
+    finally:
+        _print(crawl, console)
+
+
+async def _lines(crawl: Crawl, console: Console, stop: asyncio.Event, every: float) -> None:
+    """For pipes and files."""
+    await _repeat(crawl, stop, every, lambda: console.print(_totals(crawl), soft_wrap=True))
+
+
+async def _repeat(crawl: Crawl, stop: asyncio.Event, every: float, show: Callable[[], None]) -> None:
+    """Show, wait, ask. Raises Fatal if all peers fall silent before the end of the run."""
+    loop = asyncio.get_running_loop()
+    heard_at = loop.time()
+    while True:
+        show()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(every):
+                await stop.wait()
+        if stop.is_set() or not await _looked(crawl, stop):
+            return
+        if crawl.answering:
+            heard_at = loop.time()
+        elif loop.time() - heard_at >= GONE_SECONDS:
+            if all(_ended(row.status) for row in crawl.rows.values()):
+                return
+            run = printable(crawl.first.run) if crawl.first is not None else ""
+            raise Fatal(ExitCode.ABSENT, f"no peer of run {run!r} has answered for {GONE_SECONDS:g} s")
+
+
+def _ended(status: StatusReply | None) -> bool:
+    """Whether the last that was heard of a peer is that it was done."""
+    return status is None or status.state in (State.STATE_FINISHED, State.STATE_DRAINING)
+
+
+def _print(crawl: Crawl, console: Console) -> None:
+    """The table as it is now; all of it, where no terminal sets a limit."""
+    if console.is_terminal:
+        console.print(_head(crawl))
+        console.print(PeersTable(crawl.rows.values()))
+    else:
+        for part in (_head(crawl), PeersTable(crawl.rows.values())):
+            console.print(part, width=PLAIN_WIDTH, crop=False)
+
+
+def _frame(crawl: Crawl) -> Frame:
+    return Frame(_head(crawl), crawl.rows.values())
+
+
+def _head(crawl: Crawl) -> Text:
+    first = crawl.first
+    assert first is not None, "nobody has answered yet"
+    run, algorithm, topology, task = map(printable, (first.run, first.algorithm, first.topology, first.task))
+    text = Text(f"run {run!r}: {first.num_peers} peers, {algorithm} on a {topology}, task {task}\n", style="dim")
+    return text.append_text(_totals(crawl))
+
+
+def _totals(crawl: Crawl) -> Text:
+    """One line about all peers."""
+    assert crawl.first is not None, "nobody has answered yet"
+    answering = crawl.answering
+    text = Text(style="not dim")
+    if answering:
+        rounds = [status.round for status in answering]
+        losses = [status.train_loss for status in answering if math.isfinite(status.train_loss)]
+        samples = sum(row.now.samples for row in crawl.rows.values() if row.answers)
+        between = str(rounds[0]) if len(set(rounds)) == 1 else f"{min(rounds)} to {max(rounds)}"
+        text.append(f"{max(status.seconds for status in answering):.1f} s  ", style="bold")
+        text.append(f"round {between}  batch loss {number(sum(losses) / len(losses) if losses else math.nan)}  ")
+        text.append(f"{samples:.0f} samples/s  ")
+    all_of_them = len(answering) == crawl.first.num_peers
+    told = f"{len(answering)} of {crawl.first.num_peers} peers answer"
+    return text.append(told, style="" if all_of_them else "red")
+
+
+def printable(text: str) -> str:
+    """Text of a peer, made fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:64])
