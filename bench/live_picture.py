@@ -28,7 +28,7 @@ class LastFrame:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._rows: dict[int, Row] = {}
-        self.console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, force_interactive=False)
+        self.console = Console(record=True, width=116, file=io.StringIO(), force_terminal=True, force_interactive=False)
 
     def __enter__(self) -> LastFrame:
         return self

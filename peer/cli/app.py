@@ -7,9 +7,9 @@ import atexit
 import gc
 import logging
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import as_json, begin_logs, event
 from topology import TopologyError
+
+if TYPE_CHECKING:
+    from peer.cluster.up import Outcome
 
 app = typer.Typer(
     name="grapevine",
@@ -82,30 +85,44 @@ def up(
     """Run a local cluster of N daemons, with a live view, until the target loss or a limit."""
     if open_page and config.metrics_port < 0:
         raise ConfigError("--open: with --metrics-port -1 there is no page; leave that out, or give a port")
-    from peer.cluster.forkserver import start_early
+    from peer.cluster.aside import in_the_way, lines_above
 
     begin_logs(config)
-    start_early()
+    with lines_above(console) if config.log_format == "text" and in_the_way(console) else nullcontext():
+        outcome = _run_cluster(config, open_page=open_page)
+    if outcome is None:
+        return
     from peer.accounts.report import write_report
     from peer.cli.voice import Voice
-    from peer.cluster import up as cluster
-    from peer.cluster.launcher import Interrupted
-    from peer.cluster.live import describe, summary
-    from peer.daemon.process import run_loop
+    from peer.cluster.live import summary
 
     voice = Voice(console)
-    voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
-    try:
-        outcome = run_loop(cluster.up(config, console, open_page=open_page))
-    except Interrupted:
-        voice.say("interrupted before training began", "interrupted")
-        return
     voice.summary(summary(outcome.report, config.target_loss), outcome.report)
     if config.report is not None:
         write_report(outcome.report, config.report)
         voice.say(f"report: {config.report}", "report", style="dim", path=str(config.report))
     if outcome.fatal is not None:
         raise outcome.fatal
+
+
+def _run_cluster(config: Config, *, open_page: bool) -> Outcome | None:
+    """None if it was interrupted before training began. Raises Fatal."""
+    from peer.cluster.forkserver import start_early
+
+    start_early()
+    from peer.cli.voice import Voice
+    from peer.cluster import up as cluster
+    from peer.cluster.launcher import Interrupted
+    from peer.cluster.live import describe
+    from peer.daemon.process import run_loop
+
+    voice = Voice(console)
+    voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
+    try:
+        return run_loop(cluster.up(config, console, open_page=open_page))
+    except Interrupted:
+        voice.say("interrupted before training began", "interrupted")
+        return None
 
 
 @app.command()

@@ -65,16 +65,17 @@ async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, di
 
     async def announced(bound: Bound) -> tuple[str, ...]:
         metrics = f", metrics on port {bound.metrics_port}" if bound.metrics_port > 0 else ""
-        page = page_address(config.listen, bound.metrics_port) if bound.metrics_port > 0 else ""
+        page = page_address(config.listen, bound.metrics_port) if bound.metrics_port > 0 else None
         voice.say(
             f"peer {peer} listens on {bound.address}{metrics}; waiting for the others",
             "listening",
             style="dim",
             address=bound.address,
             metrics_port=bound.metrics_port,
+            page=page,
         )
-        if page:
-            voice.say(f"page of peer {peer}: {page}", "page", style="dim", page=page)
+        if page is not None and not voice.as_json:
+            voice.console.print(f"page of peer {peer}: {page}", style="dim")
         return tuple(await book(bound))
 
     try:

