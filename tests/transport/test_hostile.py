@@ -283,7 +283,7 @@ async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: M
     assert kept() is None, "a lost exchange still holds the vector it was to fill"
     await caller.send(caller.piece(0, payload, 3, 4))
     await caller.send(caller.piece(0, payload, 4, 5))
-    await victim.recorder.until(lambda: victim.recorder.dropped.count("late") == 2)
+    await victim.recorder.until(lambda: victim.recorder.dropped.count("late") >= 2)  # one of the first three may be too
     assert victim.transport.traffic()[0].late_payloads == 1
     await the_next_exchange_goes_on(victim, caller)
 
