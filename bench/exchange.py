@@ -1,10 +1,10 @@
 """How fast vectors move: memory, raw sockets, gloo, and ours over gRPC and over data sockets, all in one run on this machine.
 
-    python bench/exchange.py [--sizes 1MB,100MB] [--repeats 7] [--only one-way,both-ways,all-reduce-4,gossip-8,word] [--planes grpc,direct]
+    python bench/exchange.py [--sizes 1MB,100MB] [--repeats 7] [--only one-way,all-reduce-4,gossip-8,word,soak] [--planes grpc,direct]
 
     one-way       a vector from one process to another              both-ways     two processes exchange theirs
     all-reduce-N  the sum of N processes' vectors, in all of them    gossip-8      a ring of 8, everybody with both neighbours (D-PSGD)
-    word          a control word and its answer
+    word          a control word and its answer                     soak          a thousand exchanges both ways of 10 MB: is memory flat?
 
 Contenders take turns within every repetition; times are medians, from the moment all members begin to the end of the last, per exchange
 (small ones are repeated within a repetition). raw: sendall and recv_into of whole preallocated vectors over loopback, a thread per
@@ -38,7 +38,7 @@ from peer.cluster.forkserver import start_early
 from peer.transport.codec import FRAME_BYTES
 
 SIZES = "10kB,200kB,1MB,25MB,100MB,400MB"
-MEASURES = ("one-way", "both-ways", "all-reduce-2", "all-reduce-4", "all-reduce-8", "gossip-8", "word")
+MEASURES = ("one-way", "both-ways", "all-reduce-2", "all-reduce-4", "all-reduce-8", "gossip-8", "word", "soak")
 FRAMES_IN_FLIGHT = 8
 """Per link: what gRPC or a socket holds of both directions."""
 
@@ -46,6 +46,7 @@ BYTES_AT_ONCE = 25_000_000
 """Smaller exchanges are repeated within one measurement until so much was moved, MOST_TIMES at most."""
 
 MOST_TIMES = 100
+SOAK_BYTES, SOAK_TIMES, SOAK_REPEATS = 10_000_000, 100, 10
 MEMORY_SHARE = 0.7
 """Of the memory that is available: orders whose vectors need more, in all members of all contenders, are left out."""
 
@@ -72,7 +73,7 @@ def times_of(num_bytes: int) -> int:
 def planned_bytes(measure: str, num_bytes: int) -> int:
     """What a member of ours needs: its own vector, an inbox for each neighbour, and frames in flight for each link. All-reduce: its
     sum besides, and its inbox is a shard."""
-    vectors = {"one-way": 1.0, "both-ways": 2.0, "gossip-8": 3.0, "word": 0.0}
+    vectors = {"one-way": 1.0, "both-ways": 2.0, "gossip-8": 3.0, "word": 0.0, "soak": 2.0}
     if measure not in vectors:
         vectors[measure] = 2.0 + 1.0 / int(measure.rpartition("-")[2])
     links = 2 if measure in ("gossip-8", "all-reduce-4", "all-reduce-8") else 1
@@ -106,12 +107,12 @@ def crews_of(measure: str, planes: list[str]) -> dict[str, Callable[[], Crew]]:
     def ours(plane: str, size: int) -> Callable[[], Crew]:
         return lambda: Crew(f"{plane} {size}", size, ours_main, plane)
 
-    pair = measure in ("one-way", "both-ways", "word")
+    pair = measure in ("one-way", "both-ways", "word", "soak")
     size = 2 if pair else int(measure.rpartition("-")[2])
     starts: dict[str, Callable[[], Crew]] = {}
     if measure in ("one-way", "both-ways"):
         starts |= {f"raw {kind}": raw(kind) for kind in ("default", "cubic", "unix")}
-    if measure not in ("word", "gossip-8"):
+    if measure not in ("word", "gossip-8", "soak"):
         starts["gloo"] = gloo(size)
     return starts | {plane: ours(plane, size) for plane in planes}
 
@@ -129,6 +130,8 @@ def free_port() -> int:
 
 
 def order_of(measure: str, num_bytes: int) -> Order:
+    if measure == "soak":
+        return Order("both-ways", num_bytes, SOAK_TIMES)
     what = measure.rpartition("-")[0] if measure[-1].isdigit() else measure
     return Order(what, num_bytes, 1 if measure == "word" else times_of(num_bytes))
 
@@ -139,16 +142,16 @@ def measure_all(measure: str, sizes: list[int], repeats: int, planes: list[str])
     crews = {name: start() for name, start in crews_of(measure, planes).items()}
     members = sum(crew.size for crew in crews.values())  # they keep their vectors while others have their turn
     try:
-        for num_bytes in sizes if measure != "word" else [0]:
+        for num_bytes in {"word": [0], "soak": [SOAK_BYTES]}.get(measure, sizes):
             if members * planned_bytes(measure, num_bytes) > MEMORY_SHARE * available:
                 print(f"{measure} of {size_name(num_bytes)}: left out, it would need too much memory", flush=True)
                 continue
-            for repeat in range(repeats + 1):
+            for repeat in range((SOAK_REPEATS if measure == "soak" else repeats) + 1):
                 if repeat and measure in ("one-way", "both-ways"):
                     yield num_bytes, "memcpy", Measured(memcpy_seconds(num_bytes), 0.0, 0.0, 0, {})
                 for name, crew in crews.items():
                     measured = crew.measure(order_of(measure, num_bytes))
-                    if repeat:
+                    if repeat:  # of a soak, one hundred more exchanges have gone before
                         yield num_bytes, name, measured
     finally:
         for crew in crews.values():
@@ -178,6 +181,14 @@ def report(measure: str, of_size: dict[int, dict[str, dict[str, Any]]], planes: 
     if measure == "word":
         for plane, found in of_size[0].items():
             print(f"control word and answer, {plane}: {found['extra']['median round trip'] * 1e3:.3f} ms median\n")
+        return
+    if measure == "soak":
+        for plane, found in of_size[SOAK_BYTES].items():
+            peaks = [one["peak"] / 2**20 for one in found["all"]]
+            told = (
+                f"{peaks[0]:.1f} MiB in the first {SOAK_TIMES}, {peaks[-1]:.1f} in the last, {max(peaks):.1f} at most"
+            )
+            print(f"memory over {SOAK_TIMES * len(peaks)} exchanges of {size_name(SOAK_BYTES)}, {plane}: {told}\n")
         return
     names = list(next(iter(of_size.values())))
     print(f"### {measure}, milliseconds\n")
@@ -227,7 +238,7 @@ GOALS = (
 )
 """(measure, ours, rival, how fast ours shall be at least as a part of the rival's speed), for 100 MB."""
 
-LAG_GOAL_SECONDS, WORD_GOAL_SECONDS, CPU_GOAL = 0.010, 0.0003, 1 / 3
+LAG_GOAL_SECONDS, WORD_GOAL_SECONDS, CPU_GOAL, MEMORY_GOAL = 0.010, 0.0003, 1 / 3, 1.10
 
 
 def goals_of(medians: Medians) -> list[list[str]]:
@@ -252,9 +263,20 @@ def goals_of(medians: Medians) -> list[list[str]]:
             if one["lag"]:
                 met = one["lag"] < LAG_GOAL_SECONDS
                 row(f"{measure}, 400 MB, {plane}: longest loop lag, ms", "< 10", one["lag"] * 1e3, met)
+    for measure, of_size in medians.items():
+        for plane in ("grpc", "direct") if measure not in ("word", "soak") else ():
+            if plane in (found := of_size.get(GOAL_SIZE, {})):
+                part = found[plane]["peak"] / planned_bytes(measure, GOAL_SIZE)
+                row(f"{measure}, 100 MB, {plane}: memory of the plan", "<= 1.10", part, part <= MEMORY_GOAL)
     for plane, one in medians.get("word", {}).get(0, {}).items():
         seconds = one["extra"]["median round trip"]
         row(f"control word and answer, {plane}, ms", "< 0.3", seconds * 1e3, seconds < WORD_GOAL_SECONDS)
+    for plane, one in medians.get("soak", {}).get(SOAK_BYTES, {}).items():
+        peaks = [repetition["peak"] for repetition in one["all"]]
+        growth = peaks[-1] / peaks[0] - 1
+        row(
+            f"memory, last hundred of a thousand exchanges to the first, {plane}", "<= 1.01", 1 + growth, growth <= 0.01
+        )
     return rows
 
 

@@ -37,10 +37,6 @@ class Footprint:
     def cpu_seconds(self) -> float:
         return sum(self._cpu.values())
 
-    def cpu_seconds_of(self, pid: int) -> float:
-        """Of one process, as it was last seen."""
-        return self._cpu[pid]
-
     def _watch(self) -> None:
         for sample in itertools.count(1):
             if self._over.wait(self.every_seconds):

@@ -44,10 +44,9 @@ def run(algorithm: str, peers: int, rounds: int, chunk_seconds: float) -> dict[s
         full: dict[str, Any] = json.loads(report.read_text())
     if len(full["peers"]) != peers or any(peer["rounds"] != rounds for peer in full["peers"]):
         raise SystemExit(f"{algorithm}: not all of {peers} peers did {rounds} rounds\n{said}")
-    pids = [peer["pid"] for peer in full["peers"]]
     return {
         "start_seconds": full["start_seconds"],
-        "cpu_seconds": sum(footprint.cpu_seconds_of(pid) for pid in pids),
+        "cpu_seconds": sum(peer["cpu_seconds"] for peer in full["peers"]),
         "peak_bytes": footprint.peak_bytes,
         "wall_seconds": full["wall_seconds"],
         "lost": sum(full["edges_lost"].values()),

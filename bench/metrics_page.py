@@ -56,8 +56,9 @@ prometheus_client counter (2 neighbours, the same machine).
   knows it.
 - **Evaluation.** `grapevine_train_loss` costs nothing and is of this peer's own samples. With `--metrics-eval-every 10` a peer also
   judges its own model on the test set every 10 seconds, in a thread of its own, on a copy; it takes its time, never more than a tenth
-  of a core, so that a large test set is judged less often. Without the option there are no `grapevine_eval_*`. `grapevine up` evaluates
-  the mean model outside the peers (`--eval-every`), which no peer could scrape.
+  of a core, so that a large test set is judged less often. The digits take 4.5 ms (`grapevine_evaluation_seconds` of 19 evaluations in
+  `grapevine up --peers 4 --max-seconds 20 --metrics-eval-every 1`). Without the option there are no `grapevine_eval_*`. `grapevine up`
+  evaluates the mean model outside the peers (`--eval-every`), which no peer could tell.
 - **Rounds in progress** are not counted before they end: with rounds of 30 s, ask for rates over minutes.
 """
 

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from crew import Order, Post, Vectors, run_on_uvloop, serve_blocking, serve_on_loop
 from torch import Tensor
 
+from peer.daemon.taken import Taken
 from peer.gossip.algorithm import PeerState, ScheduleOptions, Update
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.digest import Digest
@@ -160,7 +161,7 @@ class Nobody:
 class NoStep:
     """All-reduce without an update: gloo makes none either."""
 
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         return None
 
 
@@ -307,6 +308,9 @@ class RingScore:
             answer = await self._carry_out(round, step)
             self.exchanging += time.monotonic() - mixed
 
+    def _off_loop(self, work: Callable[[], None]) -> Awaitable[None]:
+        return self._ours.off_loop(work, self._done.grad_sum.numel())
+
     async def _advance(self, score: Any, answer: Answer | None) -> Effect | Update:
         step: Effect | Update = await self._ours.off_loop(lambda: advance(score, answer), self._done.grad_sum.numel())
         return step
@@ -316,17 +320,19 @@ class RingScore:
             return self._done
         assert isinstance(effect, Exchange)
         key, (following,), (previous,) = ExchangeKey(round, effect.phase), effect.send, effect.receive
-        inbox = self._inbox[: effect.receive[previous]]
+        inbox = effect.into[previous] if previous in effect.into else self._inbox[: effect.receive[previous]]
+        taken = Taken(inbox, effect.take[previous], self._off_loop)
         exchange = self._ours.transport.exchange
         if following == previous:
-            handles = [exchange(following, key, effect.send[following], inbox, atomic=False)]
+            handles = [exchange(following, key, effect.send[following], inbox, atomic=False, arrived=taken.arrived)]
         else:
             handles = [
                 exchange(following, key, effect.send[following], None, atomic=False),
-                exchange(previous, key, None, inbox, atomic=False),
+                exchange(previous, key, None, inbox, atomic=False, arrived=taken.arrived),
             ]
         lost = {(await handle.outcome).peer: str((await handle.outcome).lost) for handle in handles}
         broken = {peer: why for peer, why in lost.items() if why != "None"}
+        await taken.finish(whole=not broken)
         return Inbox({} if broken else {previous: inbox}, broken)
 
 

@@ -10,7 +10,7 @@ the straight line between two looks; both look four times a second.
 Parts are measured inside our peers with the processor clock of each thread: what functions of a part use themselves, without what they
 call of other parts. `carrying` is the rest of the event loop (asyncio, gRPC's Python, frames); `gRPC threads` is what is neither the
 event loop's nor the trainer's. Eight chunks of two samples are eight small forward and backward passes, where DDP has one of sixteen:
-chunks 1 is the like of it.
+chunks 1 is the like of it. direct: vectors travel on data sockets beside gRPC (`--data-plane direct`).
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def to_target(method: str, config: Config) -> dict[str, float]:
         words = [sys.executable, str(HERE / "rivals.py"), method, "--out", str(out)]
         if method not in RIVALS:
             values += ["--algorithm", config.algorithm, "--chunks", config.chunks, "--closing", config.closing]
-            values += ["--metrics-port", -1, "--max-seconds", 300]
+            values += ["--metrics-port", -1, "--max-seconds", 300, "--data-plane", config.data_plane]
             words = [sys.executable, "-m", "peer", "up", "--report", str(out)]
         subprocess.run([*words, *map(str, values)], check=True, stdout=subprocess.DEVNULL)
         report = json.loads(out.read_text())
@@ -254,12 +254,23 @@ def crossing(looks: list[tuple[float, float, float]], target: float) -> dict[str
 def methods(a: argparse.Namespace) -> dict[str, tuple[str, Config]]:
     """Name in the table -> (method, config)."""
     common = {"peers": a.peers, "lr": a.lr, "seed": a.seed, "target_loss": a.target_loss, "metrics_port": -1}
-    made = {kind: (kind, validated({**common, "local_steps": a.local_steps})) for kind in RIVALS}
+    h = a.local_steps
+    made: dict[str, tuple[str, Config]] = {
+        kind: (kind, validated({**common, "local_steps": a.local_steps})) for kind in RIVALS
+    }
     for algorithm in ("ring-all-reduce", "dpsgd"):
-        for chunks, steps in ((1, 1), (8, 1), (1, a.local_steps)):
+        for chunks, steps, plane in (
+            (1, 1, "grpc"),
+            (8, 1, "grpc"),
+            (1, h, "grpc"),
+            (1, 1, "direct"),
+            (1, h, "direct"),
+        ):
             for closing in ("barrier", "first"):
                 name = f"{algorithm}, {closing}, chunks {chunks}" + (f", {steps} local steps" if steps > 1 else "")
+                name += ", direct" if plane == "direct" else ""
                 values = {"algorithm": algorithm, "closing": closing, "chunks": chunks, "local_steps": steps}
+                values["data_plane"] = plane
                 made[name] = (algorithm, validated({**common, **values}))
     return {name: entry for name, entry in made.items() if any(word in name for word in a.only)}
 

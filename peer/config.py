@@ -178,6 +178,9 @@ class Config(BaseModel):
         "grpc",
         description="What vectors travel on: gRPC, a plain socket beside it, or that where both ends of a link can",
     )
+    data_port: int = Field(
+        0, ge=0, le=65535, description="TCP port of those sockets (up: the first of as many as peers); 0: any free one"
+    )
     reflection: bool = Field(False, description="Serve gRPC reflection")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="How much a peer says")
 

@@ -159,8 +159,8 @@ ACTIVITY = _counter(
     "Seconds of the finished rounds, by what was going on; together the time since training began",
     {
         "activity": "computing (until the own quota is done or the round closes), waiting (from there until it closes), exchanging "
-        "(from there until every exchange is over: what did not hide behind computing), mixing (the algorithm's mathematics), "
-        "other (between those, and between rounds)"
+        "(from there until every exchange is over: what did not hide behind computing; a ring adds up what comes meanwhile), mixing "
+        "(the algorithm's mathematics otherwise), other (between those, and between rounds)"
     },
 )
 TRAINER = _counter(

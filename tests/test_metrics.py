@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,7 +27,8 @@ def samples(text: bytes) -> Samples:
         for sample in family.samples:
             key = sample.name, frozenset(sample.labels.items())
             assert key not in found, f"{key} is there twice"
-            found[key] = sample.value if sample.value == sample.value else -12345.0
+            value = float(sample.value)
+            found[key] = value if value == value else -12345.0
     return found
 
 
@@ -63,6 +64,7 @@ VALUES = st.floats() | st.integers(0, 2**60)
 WORDS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", 'a"b\\n\nc', "\\\\", "{x}", ","])
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.tuples(WORDS, WORDS), VALUES, max_size=5), st.lists(st.floats(0, 200), max_size=20), VALUES)
 def test_a_page_says_what_the_library_would_write(
     by_labels: dict[tuple[str, str], float], observed: list[float], value: float
@@ -89,6 +91,7 @@ def test_a_page_says_what_the_library_would_write(
     assert types["grapevine_neighbor_exchange_seconds"] == "summary"
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0, 200) | st.sampled_from(metrics.ROUND_LENGTH.buckets), max_size=50))
 def test_a_distribution_counts_as_the_librarys_histogram(observed: list[float]) -> None:
     registry = CollectorRegistry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -47,10 +48,11 @@ class Moved(Protocol):
 class PeerSummary:
     """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_abandoned once the
     peer has stopped; `samples` is what is in updates. timeline: of each of the first rounds (begin, until the own quota or the close,
-    until the close, until the end), seconds since the start of training."""
+    until the close, until the end), seconds since the start of training. cpu_seconds: processor time of the process, from its start on."""
 
     peer: int
     pid: int
+    cpu_seconds: float
     stop_reason: str
     seconds: float
     round: int
@@ -84,6 +86,7 @@ class PeerSummary:
         return cls(
             peer=lived.peer,
             pid=os.getpid(),
+            cpu_seconds=time.process_time(),
             stop_reason=lived.stop_reason,
             seconds=lived.seconds(),
             round=ledger.rounds,

@@ -158,10 +158,13 @@ class Launcher:
             child.line.close()
 
     def _config_of(self, peer: int) -> Config:
-        port = self.config.metrics_port
+        ports = {
+            name: port + peer if (port := getattr(self.config, name)) > 0 else port
+            for name in ("metrics_port", "data_port")
+        }
         update = {
             "peer": peer,
-            "metrics_port": port + peer if port > 0 else port,
+            **ports,
             "target_loss": None,
             "report": None,
             "listen": self.config.listen.rpartition(":")[0] + ":0",

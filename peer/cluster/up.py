@@ -56,11 +56,12 @@ def check(config: Config) -> Checked:
     try:
         if config.report is not None and not config.report.absolute().parent.is_dir():
             raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
-        if config.metrics_port > 0 and config.metrics_port + config.peers - 1 > LAST_PORT:
-            raise ConfigError(
-                f"--metrics-port: {config.peers} peers need as many ports from {config.metrics_port} on, but the last is {LAST_PORT}; "
-                "start lower, or give 0 for any free ones"
-            )
+        for name, port in (("--metrics-port", config.metrics_port), ("--data-port", config.data_port)):
+            if port > 0 and port + config.peers - 1 > LAST_PORT:
+                raise ConfigError(
+                    f"{name}: {config.peers} peers need as many ports from {port} on, but the last is {LAST_PORT}; "
+                    "start lower, or give 0 for any free ones"
+                )
         make_schedule(config)
         make_wire(config)
         make_stragglers(config, make_real_scenario(config))

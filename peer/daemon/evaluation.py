@@ -40,13 +40,22 @@ class Evaluation:
         self._every = every
         self._snapshot = snapshot
         self._loop = asyncio.get_running_loop()
+        self._evaluator: Evaluator | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
         self._seconds = (0.0, 0)  # of all evaluations, and their number
         self._newest: tuple[int, Judgement] | None = None
 
+    async def prepare(self) -> None:
+        """To be called before training: to make a model seeds torch's global generator, which the trainer may draw from."""
+        try:
+            self._evaluator = await asyncio.to_thread(Evaluator, self._task, self._seed)
+        except Exception as error:
+            self._give_up(error)
+
     def start(self) -> None:
-        self._thread.start()
+        if self._evaluator is not None:
+            self._thread.start()
 
     async def stop(self) -> None:
         """May be called again."""
@@ -69,14 +78,17 @@ class Evaluation:
     # on the thread
 
     def _run(self) -> None:
+        assert self._evaluator is not None, "prepare has come before start"
         try:
-            evaluator = Evaluator(self._task, self._seed)
             pause = self._every
             while not self._over.wait(pause):
-                pause = self._evaluate(evaluator)
+                pause = self._evaluate(self._evaluator)
         except Exception as error:
             if not self._over.is_set():
-                log.error("the model is not evaluated any more: %s: %s", type(error).__name__, error)
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.error("the model is not evaluated any more: %s: %s", type(error).__name__, error)
 
     def _evaluate(self, evaluator: Evaluator) -> float:
         """Judge the model as it is now; returns the seconds until the next time."""

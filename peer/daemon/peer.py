@@ -116,6 +116,8 @@ class Peer:
         self._export(transport, said, self._player)
         try:
             self.watch.start(transport, said.directory)
+            if self._evaluation is not None:
+                await self._evaluation.prepare()
             await self._appear(transport, said, address_book)
             await self._train(said, transport)
             if linger and not self._released.is_set():

@@ -20,6 +20,7 @@ from torch import Tensor
 from peer.accounts.exchanges import Exchanges
 from peer.accounts.ledger import Ledger
 from peer.daemon.conversation import Conversation
+from peer.daemon.taken import Taken
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
@@ -229,13 +230,21 @@ class RoundPlayer:
             if not takes_part:
                 under_way.lost[peer] = why
                 continue
+            send, receive, taken = effect.send.get(peer), None, None
             if peer in effect.receive:
-                under_way.inboxes[peer] = self._inbox(len(under_way.inboxes), effect.receive[peer], effect.dtype)
-            receive = under_way.inboxes.get(peer)
+                receive = under_way.inboxes[peer] = self._room(peer, effect, len(under_way.inboxes))
+            if receive is not None and peer in effect.take:
+                taken = under_way.taken[peer] = Taken(receive, effect.take[peer], self.off_loop)
             under_way.handles[peer] = self._transport.exchange(
-                peer, key, effect.send.get(peer), receive, atomic=effect.atomic
+                peer, key, send, receive, atomic=effect.atomic, arrived=None if taken is None else taken.arrived
             )
         return under_way
+
+    def _room(self, peer: int, effect: Exchange, slot: int) -> Tensor:
+        """Where the vector of a peer is received."""
+        if peer in effect.into:
+            return effect.into[peer]
+        return self._inbox(slot, effect.receive[peer], effect.dtype)
 
     def _inbox(self, slot: int, num_elements: int, dtype: torch.dtype) -> Tensor:
         """Receive buffers belong to places, not to peers: with random graphs there would be one for every peer in time. They are
@@ -248,6 +257,8 @@ class RoundPlayer:
     async def _settle(self, effect: Exchange, under_way: _UnderWay, clock: _Stopwatch) -> Inbox:
         started = clock.now()
         await self._all_over(under_way.handles)
+        for peer, taken in under_way.taken.items():
+            await taken.finish(whole=under_way.handles[peer].outcome.result().lost is None)
         vectors: dict[int, Tensor] = {}
         lost = dict(under_way.lost)
         last, longest = -1, -1.0
@@ -312,11 +323,13 @@ class RoundPlayer:
 
 @dataclass(slots=True)
 class _UnderWay:
-    """The exchanges of one effect: handles and receive buffers by peer; lost: those that were not even begun, and why."""
+    """The exchanges of one effect: handles, receive buffers and who works on what has come, by peer; lost: those that were not even begun,
+    and why."""
 
     opened_at: float
     handles: dict[int, ExchangeHandle] = field(default_factory=dict)
     inboxes: dict[int, Tensor] = field(default_factory=dict)
+    taken: dict[int, Taken] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
 
 

@@ -68,6 +68,7 @@ async def serve(
             reflection=config.reflection,
             commit_grace_seconds=PRESETS[config.preset].least / 2,
             data_plane=DataPlane(config.data_plane),
+            data_port=config.data_port,
         ),
         network=_slow_network(config, host.parts.scenario, config.seed + peer),
     )

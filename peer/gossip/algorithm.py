@@ -28,8 +28,9 @@ WEIGHTINGS = ("samples", "peers")
 class Optimizer(Protocol):
     """The daemon's optimizer on the master vector."""
 
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
-        """Apply one mean gradient [d]. samples_clock: samples in all updates so far, which drives the learning rate."""
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
+        """Apply one mean gradient, scale times `gradient` [d], which may be scaled in place. samples_clock: samples in all updates so far,
+        which drives the learning rate."""
 
 
 @dataclass(slots=True)

@@ -84,7 +84,11 @@ class WireFormat(ABC):
 
     def is_sound(self, payload: Tensor, d: int) -> bool:
         """Whether bytes [num_bytes(d)] are a vector [d] of finite numbers."""
-        return all(self._sound(self._code(payload, start, stop), stop - start) for start, stop in pieces(d))
+        return all(self.is_sound_piece(payload, start, stop) for start, stop in pieces(d))
+
+    def is_sound_piece(self, payload: Tensor, start: int, stop: int) -> bool:
+        """Whether elements start:stop of a payload, one of its pieces, are finite numbers."""
+        return self._sound(self._code(payload, start, stop), stop - start)
 
     def piece(self, payload: Tensor, start: int, out: Tensor) -> Tensor:
         """Elements [start, start + p) of a sound payload, into out [p], which is returned. start: a multiple of PIECE."""

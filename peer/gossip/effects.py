@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,12 +23,22 @@ class Accumulate:
     """Compute chunk gradients at the round's parameters until the closing policy ends the round."""
 
 
+class Taker(Protocol):
+    """Works on a vector while the rest of it is still under way."""
+
+    def __call__(self, payload: Tensor, arrived: int) -> None:
+        """The first `arrived` elements of payload [k] are there. Called with growing numbers, at last with k; never twice at once."""
+
+
 class Exchange(NamedTuple):
     """Send one vector to some peers and receive one from some, within one phase of the round.
 
     `send[j]` [k] goes to peer j; the bytes must stay unchanged until the answer comes. From every peer in `receive` a vector of
     `receive[j]` elements is expected. All are of one `dtype`: float32, or uint8 if encoded (compression.py). With `atomic`, an edge
     counts only if both of its ends have the other's vector.
+
+    into[j]: where the vector of peer j is to be written, instead of in a buffer of the host. take[j] is called with what has come of
+    it, before the answer is there. Both are for exchanges without which the round can't be completed: a lost one leaves them half done.
     """
 
     phase: int
@@ -36,6 +46,8 @@ class Exchange(NamedTuple):
     receive: Mapping[int, int]
     atomic: bool
     dtype: torch.dtype = torch.float32
+    into: Mapping[int, Tensor] = MappingProxyType({})
+    take: Mapping[int, Taker] = MappingProxyType({})
 
 
 class Both(NamedTuple):
@@ -73,6 +85,16 @@ class Inbox(NamedTuple):
 
     vectors: Mapping[int, Tensor]
     lost: Mapping[int, str] = MappingProxyType({})
+
+
+def delivered(effect: Exchange, vectors: Mapping[int, Tensor], lost: Mapping[int, str]) -> Inbox:
+    """The answer to an exchange, for a host whose vectors come at once: they are written where they belong, and taken."""
+    places = {}
+    for j, vector in vectors.items():
+        places[j] = effect.into[j].copy_(vector) if j in effect.into else vector
+        if j in effect.take:
+            effect.take[j](places[j], vector.numel())
+    return Inbox(places, lost)
 
 
 Answer: TypeAlias = Accumulated | Inbox | tuple[Accumulated, Inbox]

@@ -8,7 +8,7 @@ float32 on the wire is in mixing.py.
 
 from __future__ import annotations
 
-from peer.gossip.algorithm import Score, Update, scaled
+from peer.gossip.algorithm import Score, Update
 from peer.gossip.effects import Accumulate, Accumulated, Both, Inbox
 from peer.gossip.mixing import GossipAlgorithm
 from topology import RoundPlan
@@ -31,6 +31,5 @@ def gossip_round(algorithm: GossipAlgorithm, plan: RoundPlan) -> Score:
     if done.displacement is not None:
         state.params.add_(done.displacement)
     elif done.num_samples:
-        gradient = scaled(done.grad_sum, algorithm.contribution_scale(done))
-        state.optimizer.step(gradient, state.samples_clock)
+        state.optimizer.step(done.grad_sum, state.samples_clock, algorithm.contribution_scale(done))
     return Update(done, mixed.lost, mixed.num_received, mixed.distance)

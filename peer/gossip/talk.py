@@ -225,8 +225,10 @@ class Talk:
 
     def missed(self, peer: int) -> bool:
         """That peer missed a deadline. Returns whether this is news."""
+        if not self.directory.missed(peer, self.flood.closed.newest().get(peer, -1) + 1):
+            return False
         self._last_news = peer
-        return self.directory.missed(peer, self.flood.closed.newest().get(peer, -1) + 1)
+        return True
 
     def _believes_lost(self, word: Word) -> bool:
         """Whoever has a link to that peer, or has heard of it since, knows better."""

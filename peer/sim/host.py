@@ -11,7 +11,7 @@ from peer.accounts.ledger import Ledger
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
 from peer.gossip.closing import ClosingPolicy, Deadline
 from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox, delivered
 from peer.gossip.round import RoundReport, Timing, advance
 from peer.gossip.talk import Talk
 from peer.gossip.words import Word
@@ -376,6 +376,8 @@ class SimPeer:
                 self._deadlines.observe(j, waited if waited > 0.0 else 0.0)
         self._exchanging += now - self._closed_at
         inbox = Inbox(under_way.vectors, under_way.lost)
+        if under_way.effect.take:
+            inbox = delivered(under_way.effect, inbox.vectors, inbox.lost)
         if not self._both:
             self._go_on(inbox)
             return

@@ -63,7 +63,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class _NoOptimizer:
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         return None
 
 
@@ -333,7 +333,7 @@ class Simulation:
     def summaries(self) -> list[dict[str, object]]:
         """One of each peer, with the fields of a real one."""
         made = [PeerSummary.of(peer.ledger, _Trained(peer), {0: peer}, _Lived(peer, self)) for peer in self.peers]
-        return [{**summary.as_dict(), "pid": None} for summary in made]
+        return [{**summary.as_dict(), "pid": None, "cpu_seconds": None} for summary in made]
 
 
 def _crossing(before: Observation | None, seen: Observation, target: float) -> float:

@@ -39,18 +39,20 @@ class MasterOptimizer:
         self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
-        """One step with a mean gradient [d] when the cluster has trained on `samples_clock` samples."""
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
+        """One step with the mean gradient, scale times `gradient` [d], when the cluster has trained on `samples_clock` samples. Plain SGD
+        scales as it steps, in one pass; the others scale in place before."""
         factor = self._task.learning_rate_factor(samples_clock)
         for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base * factor
         num_params = self._layout.num_params
         if self._plain:
-            self._x[:num_params].add_(gradient[:num_params], alpha=-self._base_lrs[0] * factor)
+            self._x[:num_params].add_(gradient[:num_params], alpha=-self._base_lrs[0] * factor * scale)
         else:
-            self._step(gradient[:num_params])
+            parameters = gradient[:num_params]
+            self._step(parameters if scale == 1.0 else parameters.mul_(scale))
         if self._layout.num_buffers:
-            self._x[num_params:] -= gradient[num_params:]
+            self._x[num_params:].add_(gradient[num_params:], alpha=-scale)
 
     def _step(self, gradient: Tensor) -> None:
         for param, part in zip(self._params, torch.split(gradient, self._sizes), strict=True):

@@ -13,7 +13,7 @@ import asyncio
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +50,11 @@ class Outcome:
     peer: int
     lost: LossReason | None
     seconds: float
+
+
+#: Told on the event loop how many bytes of `receive`, from its beginning, are there and are what was sent; before the outcome, so the
+#: last number is all of them if the exchange is not lost.
+Arrived = Callable[[int], None]
 
 
 class ExchangeHandle(Protocol):
@@ -141,7 +146,14 @@ class Transport(ABC):
 
     @abstractmethod
     def exchange(
-        self, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
+        self,
+        peer: int,
+        key: ExchangeKey,
+        send: Tensor | None,
+        receive: Tensor | None,
+        *,
+        atomic: bool,
+        arrived: Arrived | None = None,
     ) -> ExchangeHandle:
         """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 or uint8,
         contiguous on the CPU. The other end's payload must have the dtype and the size of `receive`, else it is CORRUPT.
@@ -151,7 +163,9 @@ class Transport(ABC):
 
         On one link, keys must come in strictly increasing order (ValueError otherwise: it would deadlock). `send`
         must not change and `receive` belongs to the transport until the outcome is there; afterwards neither is
-        touched. An exchange with a peer that is not linked, or for a key before the mark, is lost at once: LINK_DOWN,
+        touched. `arrived` is told how far `receive` is filled, piece by piece.
+
+        An exchange with a peer that is not linked, or for a key before the mark, is lost at once: LINK_DOWN,
         STALE.
         """
 

@@ -48,12 +48,15 @@ class Door:
         self._port = 0
         self._name = ""
 
-    async def open(self, host: str, *, local: bool = True) -> None:
-        """Listen on `host`, any port; with `local`, by a Unix socket too where that can be. Raises OSError."""
-        infos = await self._loop.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    async def open(self, host: str, port: int = 0, *, local: bool = True) -> None:
+        """Listen on `host`, port 0: any; with `local`, by a Unix socket too where that can be. Raises OSError."""
+        infos = await self._loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(infos, key=lambda info: info[0] is not socket.AF_INET)
-        port = self._listen(family, address)
-        self._port = port.getsockname()[1]
+        try:
+            listener = self._listen(family, address)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot let data sockets in on {host}:{port}: {error.strerror}") from None
+        self._port = listener.getsockname()[1]
         if local and sys.platform == "linux":
             name = f"grapevine-{secrets.token_hex(16)}"
             with contextlib.suppress(OSError):  # forbidden here: TCP will do

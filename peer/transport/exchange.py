@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peer.transport.base import ExchangeKey, LossReason, Outcome
+from peer.transport.base import Arrived, ExchangeKey, LossReason, Outcome
 from peer.transport.codec import Assembly, DType, Head
 from peer.wire import gossip_pb2 as wire
 
@@ -50,7 +50,15 @@ class Exchange:
     ends."""
 
     def __init__(
-        self, link: Ends, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
+        self,
+        link: Ends,
+        peer: int,
+        key: ExchangeKey,
+        send: Tensor | None,
+        receive: Tensor | None,
+        *,
+        atomic: bool,
+        arrived: Arrived | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.key = key
@@ -63,6 +71,7 @@ class Exchange:
             None if receive is None else Assembly(byte_view(receive), DTYPES[receive.dtype])
         )
         self._atomic = atomic
+        self._arrived = arrived
         self._opened_at = time.monotonic()  # uvloop's own clock counts in milliseconds
         self._voted = False
         self._other_voted = False
@@ -86,6 +95,8 @@ class Exchange:
         """The piece is in its place, and its checksum is right."""
         if self._inbound is not None:
             self._inbound.placed(head.length)
+            if self._arrived is not None:
+                self._arrived(self._inbound.arrived)
             if self._inbound.whole:
                 self._weigh()
 
@@ -146,6 +157,7 @@ class Exchange:
         self.live = False
         self.payload = None
         self._inbound = None
+        self._arrived = None
         if self._grace is not None:
             self._grace.cancel()
         self._link.ended(self)

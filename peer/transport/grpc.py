@@ -59,14 +59,15 @@ class GrpcOptions:
     noticed later. keepalive_timeout_seconds: how long the answer may take; raise it where round trips are long or
     machines stop for long. commit_grace_seconds: how long an exchange that was given up after its vote waits for the
     other's; raising it makes ends that decide differently rarer, and a give-up slower. reflection: serve the schema,
-    for grpcurl. data_plane: what vectors travel on. local_sockets: data sockets between peers of one machine may be Unix
-    sockets."""
+    for grpcurl. data_plane: what vectors travel on. data_port: where data sockets are let in by TCP, 0: any port.
+    local_sockets: data sockets between peers of one machine may be Unix sockets."""
 
     keepalive_seconds: float = 2.0
     keepalive_timeout_seconds: float = 1.0
     commit_grace_seconds: float = 1.0
     reflection: bool = False
     data_plane: DataPlane = DataPlane.GRPC
+    data_port: int = 0
     local_sockets: bool = True
 
 
@@ -160,7 +161,7 @@ class GrpcTransport(LinkedTransport):
         self._server = server
         if self._data_plane is not DataPlane.GRPC:
             self._door = Door(lambda reason: listener.on_dropped(None, reason))
-            await self._door.open(_host(self._listen), local=self._options.local_sockets)
+            await self._door.open(_host(self._listen), self._options.data_port, local=self._options.local_sockets)
         await self.set_serving(True)
         return f"{self._listen.rpartition(':')[0]}:{port}"
 

@@ -31,7 +31,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from peer.gossip.digest import Digest
-from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
+from peer.transport.base import Arrived, ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
 from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
 from peer.transport.digests import from_wire, to_wire
 from peer.transport.exchange import Exchange, loss_of_abort
@@ -89,11 +89,13 @@ class Link:
     def grace_seconds(self) -> float:
         return self.session.grace_seconds
 
-    def exchange(self, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool) -> Exchange:
+    def exchange(
+        self, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool, arrived: Arrived | None
+    ) -> Exchange:
         """Open an exchange. Raises ValueError if it is not after every exchange opened on this link before."""
         if self._opened is not None and key <= self._opened:
             raise ValueError(f"exchange {key} with peer {self.peer} opened after {self._opened}")
-        exchange = Exchange(self, self.peer, key, send, receive, atomic=atomic)
+        exchange = Exchange(self, self.peer, key, send, receive, atomic=atomic, arrived=arrived)
         if self.down.done():
             exchange.lose(LossReason.LINK_DOWN)
             return exchange

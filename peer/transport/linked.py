@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peer.gossip.digest import Digest
 from peer.transport.base import (
+    Arrived,
     ExchangeHandle,
     ExchangeKey,
     Identity,
@@ -118,11 +119,18 @@ class LinkedTransport(Transport):
         return link is not None and link.tell_digests(digests)
 
     def exchange(
-        self, peer: int, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool
+        self,
+        peer: int,
+        key: ExchangeKey,
+        send: Tensor | None,
+        receive: Tensor | None,
+        *,
+        atomic: bool,
+        arrived: Arrived | None = None,
     ) -> ExchangeHandle:
         link = self._links.get(peer)
         if link is not None:
-            return link.exchange(key, send, receive, atomic=atomic)
+            return link.exchange(key, send, receive, atomic=atomic, arrived=arrived)
         for tensor in (send, receive):
             if tensor is not None:
                 byte_view(tensor)  # the same ValueError, linked or not

@@ -441,12 +441,13 @@ def test_a_peer_that_never_appears_is_exit_code_four() -> None:
         assert f"peer 1 (127.0.0.1:{ports[1]}) did not appear within 1 s" in err
 
 
-def test_a_metrics_port_that_is_taken_ends_the_cluster_in_one_sentence(grapevine: Grapevine) -> None:
+@pytest.mark.parametrize("option", ["--metrics-port", "--data-port"])
+def test_a_port_that_is_taken_ends_the_cluster_in_one_sentence(grapevine: Grapevine, option: str) -> None:
     port = free_block(3) + 1
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        done = grapevine("up", "--peers", "3", "--metrics-port", str(port - 1))
+        done = grapevine("up", "--peers", "3", "--data-plane", "direct", option, str(port - 1))
         assert done.code == 3
         assert f"127.0.0.1:{port}" in done.err
         assert "Traceback" not in done.err

@@ -35,9 +35,9 @@ class PlainSGD:
         self._lr = lr
         self.clock: list[int] = []
 
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         self.clock.append(samples_clock)
-        self._params.add_(gradient, alpha=-self._lr)
+        self._params.add_(gradient, alpha=-self._lr * scale)
 
 
 class Conductor:
@@ -144,7 +144,22 @@ class Conductor:
             vectors[j] = exchanges[j].send[i].clone()
             assert vectors[j].numel() == exchanges[i].receive[j]
             assert vectors[j].dtype == exchanges[i].dtype
+            self._hand_over(j, exchanges[i], vectors)
         return Inbox(vectors, lost)
+
+    def _hand_over(self, j: int, exchange: Exchange, vectors: dict[int, Tensor]) -> None:
+        """To its taker, in pieces: the first ends anywhere, the last is what is left."""
+        size = vectors[j].numel()
+        arrived = [] if self._shuffle is None else [self._shuffle.randint(0, size) for _ in range(3)]
+        whole = vectors[j]
+        if j in exchange.into:
+            vectors[j] = exchange.into[j]
+        done = 0
+        for until in (*sorted(arrived), size):
+            vectors[j][done:until] = whole[done:until]
+            done = until
+            if j in exchange.take:
+                exchange.take[j](vectors[j], until)
 
 
 def _exchange(step: Effect | Update) -> Exchange | None:

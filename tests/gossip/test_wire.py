@@ -18,7 +18,7 @@ from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.compression import pieces, wire_format
-from peer.gossip.effects import Accumulate, Accumulated, Exchange, Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Exchange, Inbox, delivered
 from peer.gossip.mixing import GossipAlgorithm
 from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
@@ -151,10 +151,13 @@ def test_a_ring_count_that_makes_no_sense_breaks_the_round(count: float) -> None
     peers = Conductor(RingAllReduce, schedule_of(RingAllReduce, 2), torch.zeros(2, 9), wire="bf16").peers
     shards = peers[0]._shards  # type: ignore[attr-defined]
     payload = shards.packed(1).clone()
-    assert shards.add_(1, payload)
+    for reader in (shards.adding(1), shards.taking(1)):
+        reader(payload, payload.numel())
+        assert reader.sound
     payload[:4] = torch.tensor([count]).view(torch.uint8)
-    assert not shards.add_(1, payload)
-    assert not shards.take_(1, payload)
+    for reader in (shards.adding(1), shards.taking(1)):
+        reader(payload, payload.numel())
+        assert not reader.sound
 
 
 @pytest.mark.parametrize("count", [math.nan, math.inf, -9.0])
@@ -169,7 +172,7 @@ def test_a_plain_ring_count_that_makes_no_sense_breaks_the_round(count: float) -
     def all_phases(step: object) -> None:
         while isinstance(step, Exchange):
             previous, size = next(iter(step.receive.items()))
-            step = advance(score, Inbox({previous: torch.full((size,), count)}))
+            step = advance(score, delivered(step, {previous: torch.full((size,), count)}, {}))
 
     with pytest.raises(RoundBroken) as broken:
         all_phases(step)

@@ -33,9 +33,9 @@ class _PlainSGD:
         self.params = params
         self.clock: list[int] = []
 
-    def step(self, gradient: Tensor, samples_clock: int) -> None:
+    def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         self.clock.append(samples_clock)
-        self.params.add_(gradient, alpha=-LR)
+        self.params.add_(gradient, alpha=-LR * scale)
 
 
 def _accumulator(

@@ -73,6 +73,18 @@ def test_learning_rate_follows_the_samples_clock() -> None:
     assert torch.equal(x, -0.375 * ones)
 
 
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_sum_and_its_scale_are_a_mean_gradient(name: str) -> None:
+    task = load_task("digits-cnn")  # has buffers
+    layout = FlatModel(build_model(task, seed=0)).layout
+    mean = torch.randn(layout.dim, generator=torch.Generator().manual_seed(1))
+    vectors = torch.zeros(2, layout.dim)
+    for x, gradient, scale in ((vectors[0], mean.clone(), 1.0), (vectors[1], 8 * mean, 0.125)):
+        MasterOptimizer(task, layout, x, name, lr=0.25).step(gradient, 0, scale)
+    assert torch.equal(vectors[0], vectors[1])  # powers of two change no digit
+    assert vectors[0].abs().min() > 0
+
+
 def test_buffers_take_their_change_as_it_is_and_parameters_a_step() -> None:
     task = load_task("digits-cnn")
     layout = FlatModel(build_model(task, seed=0)).layout

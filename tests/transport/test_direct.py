@@ -194,6 +194,20 @@ async def is_cut(caller: socket.socket) -> None:
     caller.close()
 
 
+async def test_the_door_is_where_it_was_told_to_be() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    door = Door(lambda reason: None)
+    await door.open("127.0.0.1", port)
+    assert door.expect(asyncio.get_running_loop().create_future()).port == port
+    second = Door(lambda reason: None)
+    with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+        await second.open("127.0.0.1", port)
+    for opened in (door, second):
+        opened.close()
+
+
 async def test_a_bad_token_is_cut_and_counted(entrance: tuple[Member, wire.DirectOffer, str]) -> None:
     member, offer, kind = entrance
     for said in (offer.token, bytes(16)):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from peer.transport.base import ExchangeKey, LossReason, Word, WordKind
+from peer.transport.codec import FRAME_BYTES
 
 from .rig import Rig, ended, ends, identity
 
@@ -40,6 +41,22 @@ async def test_encoded_payloads_of_any_size_travel_as_bytes(rig: Rig, atomic: bo
     assert await ends(*handles) == [None, None]
     assert torch.equal(at_a, y)
     assert torch.equal(at_b, x)
+
+
+async def test_a_receiver_is_told_how_far_its_vector_is_filled(rig: Rig) -> None:
+    a, b = await rig.pair()
+    x, y = torch.randn(BIG), torch.zeros(BIG)
+    told: list[int] = []
+
+    def arrived(num_bytes: int) -> None:
+        told.append(num_bytes)
+        assert torch.equal(y[: num_bytes // 4], x[: num_bytes // 4])
+
+    received = b.transport.exchange(0, K(0, 0), None, y, atomic=False, arrived=arrived)
+    assert await ends(a.open(1, K(0, 0), x, None, atomic=False), received) == [None, None]
+    assert told == sorted(set(told))
+    assert len(told) >= 4 * BIG // FRAME_BYTES
+    assert told[-1] == 4 * BIG
 
 
 async def test_a_payload_of_another_dtype_is_corrupt_and_costs_its_exchange_only(rig: Rig) -> None:

@@ -17,12 +17,13 @@ import math
 from collections.abc import Generator
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, scaled, zeros
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, zeros
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
-from peer.gossip.shards import make_shards
+from peer.gossip.shards import Reader, make_shards
 from topology import FixedSchedule, RoundPlan, Schedule, TopologyError, build
 
 
@@ -58,10 +59,10 @@ class RingAllReduce(Algorithm):
 
         by_samples = state.weighting == "samples"
         moved = done.displacement
-        total[:-1] = done.grad_sum if moved is None else moved
+        sums = done.grad_sum if moved is None else moved
         if moved is None and not by_samples and done.num_samples:
-            scaled(total[:-1], 1.0 / done.num_samples)
-        total[-1] = done.num_samples if by_samples else float(done.num_samples > 0)
+            sums = torch.mul(sums, 1.0 / done.num_samples, out=total[:-1])
+        self._shards.load(sums, done.num_samples if by_samples else float(done.num_samples > 0))
         yield from self._reduce_scatter()
         yield from self._all_gather()
 
@@ -72,34 +73,44 @@ class RingAllReduce(Algorithm):
         if weight > 0 and moved is not None:
             state.params.add_(total[:-1], alpha=1.0 / (state.num_peers if by_samples else weight))
         elif weight > 0:
-            state.optimizer.step(scaled(total[:-1], 1.0 / weight), state.samples_clock)
+            state.optimizer.step(total[:-1], state.samples_clock, 1.0 / weight)
         return Update(done, num_received=state.num_peers - 1)
 
     def _reduce_scatter(self) -> Generator[Effect, Answer, None]:
-        n, i = self.state.num_peers, self.state.peer
+        n, i, shards = self.state.num_peers, self.state.peer, self._shards
         for step in range(n - 1):
             summed = (i - step - 1) % n
-            received = yield from self._pass_on(step, self._shards.packed((i - step) % n), summed)
-            if not self._shards.add_(summed, received):
-                raise RoundBroken((i - 1) % n, "corrupt")
+            payload = shards.packed((i - step) % n)
+            yield from self._pass_on(step, payload, summed, shards.adding(summed), None)
 
     def _all_gather(self) -> Generator[Effect, Answer, None]:
-        n, i = self.state.num_peers, self.state.peer
-        payload = self._shards.finish((i + 1) % n)
+        n, i, shards = self.state.num_peers, self.state.peer, self._shards
+        payload = shards.finish((i + 1) % n)
         for step in range(n - 1):
             finished = (i - step) % n
-            received = yield from self._pass_on(n - 1 + step, payload, finished)
-            if not self._shards.take_(finished, received):
-                raise RoundBroken((i - 1) % n, "corrupt")
-            payload = self._shards.passed_on(finished, received)
+            take, room = shards.taking(finished), shards.room(finished)
+            received = yield from self._pass_on(n - 1 + step, payload, finished, take, room)
+            payload = shards.passed_on(finished, received)
 
-    def _pass_on(self, phase: int, payload: Tensor, expected: int) -> Generator[Effect, Answer, Tensor]:
-        """Send a shard to the next peer; return the payload of shard number `expected`, as the previous peer has it."""
+    def _pass_on(
+        self, phase: int, payload: Tensor, expected: int, take: Reader, room: Tensor | None
+    ) -> Generator[Effect, Answer, Tensor]:
+        """Send a shard to the next peer, and take shard number `expected`, as the previous peer has it, while it comes. Returns its
+        payload. room: where to receive it."""
         n, i = self.state.num_peers, self.state.peer
         following, previous = (i + 1) % n, (i - 1) % n
-        size, dtype = self._shards.size(expected), self._shards.dtype
-        inbox = yield Exchange(phase, {following: payload}, {previous: size}, atomic=False, dtype=dtype)
+        inbox = yield Exchange(
+            phase,
+            {following: payload},
+            {previous: self._shards.size(expected)},
+            atomic=False,
+            dtype=self._shards.dtype,
+            into={} if room is None else {previous: room},
+            take={previous: take},
+        )
         assert isinstance(inbox, Inbox)
         for lost, reason in inbox.lost.items():
             raise RoundBroken(lost, reason)
+        if not take.sound:
+            raise RoundBroken(previous, "corrupt")
         return inbox.vectors[previous]

@@ -1,0 +1,54 @@
+"""A vector that is worked on while the rest of it is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from peer.gossip.effects import Taker
+
+
+class OffLoop(Protocol):
+    """Does work where it does not hold up the event loop: at once if it is little, else on a thread."""
+
+    def __call__(self, work: Callable[[], None]) -> Awaitable[None]: ...
+
+
+class Taken:
+    """Hands what has arrived of `payload` [k] to `take`, off the event loop and never twice at once: what arrives while it works is the
+    next piece."""
+
+    def __init__(self, payload: Tensor, take: Taker, off_loop: OffLoop) -> None:
+        self._payload = payload
+        self._take = take
+        self._off_loop = off_loop
+        self._arrived = 0
+        self._done = -1  # elements handed over; none ever
+        self._at_work: asyncio.Task[None] | None = None
+
+    def arrived(self, num_bytes: int) -> None:
+        """Called on the event loop as the payload fills. What came at once waits for `finish`, which has to come anyhow."""
+        self._arrived = num_bytes // self._payload.element_size()
+        at_once = self._done < 0 and self._arrived == self._payload.numel()
+        if self._at_work is None and not at_once:
+            self._at_work = asyncio.create_task(self._work(), name="take what has come")
+
+    async def finish(self, *, whole: bool) -> None:
+        """Wait for the work under way and, if the payload is whole, for all of it. Raises what `take` raised."""
+        if self._at_work is not None:
+            await self._at_work
+        self._arrived = self._payload.numel()
+        if whole and self._done < self._arrived:
+            await self._off_loop(self._piece)
+
+    async def _work(self) -> None:
+        while self._done < self._arrived:
+            await self._off_loop(self._piece)
+        self._at_work = None
+
+    def _piece(self) -> None:
+        self._done = self._arrived
+        self._take(self._payload, self._done)
