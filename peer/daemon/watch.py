@@ -64,8 +64,10 @@ class Watch:
         self._tick()
 
     def stop(self) -> None:
+        """Speak no more; how this peer ended is there for the pages that are still open."""
         if self._timer is not None:
             self._timer.cancel()
+        self._say(self.now())
 
     def now(self) -> float:
         return self._loop.time()

@@ -28,7 +28,6 @@ function set(node, attributes) {
 }
 function say(node, text) { if (node.textContent !== text) node.textContent = text; }
 const percent = (share) => share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`;
-const digits = (value, places = 4) => value === null || value === undefined ? "–" : value.toPrecision(places).replace(/e\+?/, "e");
 const whole = (value) => value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en").replace(/,/g, " ");
 function loss(value) { return value === null || value === undefined ? "–" : value >= 1000 || value < 0.001 && value > 0 ? value.toExponential(2) : value.toFixed(4); }
 function duration(seconds) {
@@ -77,13 +76,13 @@ function drawHead() {
 
 /* topology */
 
-const CENTER = 200, RADIUS = 158;
+const CENTER = 200, RADIUS = 170;
 function place(index, count) {
   const angle = 2 * Math.PI * index / count - Math.PI / 2;
   return count === 1 ? [CENTER, CENTER] : [CENTER + RADIUS * Math.cos(angle), CENTER + RADIUS * Math.sin(angle)];
 }
 function drawTopology() {
-  const svg = $("topology"), rows = picture.peers, size = Math.max(5, Math.min(19, 330 / rows.length));
+  const svg = $("topology"), rows = picture.peers, size = Math.max(1.6, Math.min(19, 0.42 * 2 * Math.PI * RADIUS / rows.length));
   const at = new Map(rows.map((row, i) => [row.peer, place(i, rows.length)]));
   const wanted = JSON.stringify([rows.map((row) => row.peer), picture.edges]);
   if (wanted !== shape) {
@@ -91,16 +90,18 @@ function drawTopology() {
     const peers = rows.map((row) => {
       const [x, y] = at.get(row.peer);
       const ring = { cx: x, cy: y, r: size };
-      const label = element("text", { x, y, "font-size": Math.max(7, Math.min(14, size)) }, String(row.peer));
+      const label = element("text", { x, y }, String(row.peer));
+      label.style.fontSize = `${Math.min(14, 1.05 * size)}px`;
       return element("g", { id: `node-${row.peer}`, class: "peer" },
         element("title"), element("circle", { class: "body", ...ring }), element("circle", { class: "track", ...ring }),
-        element("circle", { class: "done", ...ring, pathLength: 1, transform: `rotate(-90 ${x} ${y})` }), ...(size >= 7 ? [label] : []));
+        element("circle", { class: "done", ...ring, pathLength: 1, transform: `rotate(-90 ${x} ${y})` }), ...(size >= 6 ? [label] : []));
     });
     const edges = picture.edges.map(([i, j]) => {
       const [a, b] = [at.get(i), at.get(j)];
       return element("line", { id: `edge-${i}-${j}`, class: "edge", x1: a[0], y1: a[1], x2: b[0], y2: b[1] });
     });
-    svg.replaceChildren(element("g", {}, ...edges), element("g", { id: "waits" }), element("g", {}, ...peers));
+    svg.replaceChildren(element("g", { class: rows.length > 40 ? "many" : null }, ...edges), element("g", { id: "waits" }),
+      element("g", { "stroke-width": Math.min(5, 0.32 * size + 0.4) }, ...peers));
   }
   const byPeer = new Map(rows.map((row) => [row.peer, row]));
   let lost = 0;
@@ -125,16 +126,16 @@ function drawPeer(row) {
     : `peer ${row.peer}: not heard of yet`);
 }
 function drawWaits(rows, at, size) {
-  const arrows = [];
+  const arrows = [], thin = rows.length > 40 ? 0.6 : 1;
   for (const row of rows) {
     if (row.age === null || isOld(row) || isGone(row)) continue;
     for (const [other, share] of row.waited_for) {
       if (share < 0.02 || other === row.peer || !at.has(other)) continue;
       const [x1, y1] = at.get(row.peer), [x2, y2] = at.get(other);
-      const length = Math.hypot(x2 - x1, y2 - y1), ux = (x2 - x1) / length, uy = (y2 - y1) / length, gap = size + 5;
+      const length = Math.hypot(x2 - x1, y2 - y1), ux = (x2 - x1) / length, uy = (y2 - y1) / length, gap = 1.2 * size + 2;
       const bend = 0.16 * length, mx = (x1 + x2) / 2 - bend * uy, my = (y1 + y2) / 2 + bend * ux;
       const tip = [x2 - gap * (x2 - mx) / Math.hypot(x2 - mx, y2 - my), y2 - gap * (y2 - my) / Math.hypot(x2 - mx, y2 - my)];
-      const dx = tip[0] - mx, dy = tip[1] - my, d = Math.hypot(dx, dy), vx = dx / d, vy = dy / d, width = 1 + 6 * share, head = 5 + 7 * share;
+      const dx = tip[0] - mx, dy = tip[1] - my, d = Math.hypot(dx, dy), vx = dx / d, vy = dy / d, width = thin * (1 + 6 * share), head = thin * (5 + 7 * share);
       const foot = [x1 + gap * (mx - x1) / Math.hypot(mx - x1, my - y1), y1 + gap * (my - y1) / Math.hypot(mx - x1, my - y1)];
       const neck = [tip[0] - head * vx, tip[1] - head * vy];
       const n = (value) => value.toFixed(1);

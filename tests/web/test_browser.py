@@ -34,6 +34,7 @@ def background(page: Page) -> str:
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(150)
 def test_the_page_of_a_real_cluster(browser: Browser, tmp_path: Path) -> None:
     """`--open` hands its address to the browser that BROWSER names, here a script that writes it down."""
     opener, opened = tmp_path / "opener", tmp_path / "opened"
@@ -73,6 +74,7 @@ def test_the_page_of_a_real_cluster(browser: Browser, tmp_path: Path) -> None:
         out, err = process.communicate(timeout=DONE_WITHIN)
         assert process.returncode == 0, out + err
         expect(page.locator("#live")).to_have_class(re.compile(r"\boff\b"), timeout=PATIENCE_MS)
+        expect(page.locator("#peer-0 th")).to_contain_text("draining")
         assert_no_orphans(process.pid)
         assert {re.match(r"\w+://[^/]*/", url)[0] for url in asked if not url.startswith("data:")} == {address[0]}  # type: ignore[index]
         assert [fault for fault in faults if "ERR_CONNECTION_REFUSED" not in fault] == []
