@@ -69,7 +69,7 @@ class Link:
         self._open: dict[ExchangeKey, Exchange] = {}
         self._early_votes: set[ExchangeKey] = set()
         self._early_aborts: dict[ExchangeKey, LossReason] = {}
-        self._aborted: ExchangeKey | None = None  # newest exchange of which the other end was told that it is over
+        self._aborted: ExchangeKey | None = None  # newest exchange of which this end told that it is over
         self._heard: ExchangeKey | None = None
         self._late: ExchangeKey | None = None  # the payload that came last of those that came too late
         self._malformed = 0
@@ -301,11 +301,12 @@ class Link:
         """A piece has come of an exchange that is over, or never will be."""
         stale = key < self._mark
         self._listener.on_dropped(self.peer, "stale" if stale else "late")
-        if key != self._late:
-            self._late = key
-            self.traffic.late_payloads += 1
+        if key == self._late:
+            return  # a further piece of what the other end was told about
+        self._late = key
+        self.traffic.late_payloads += 1
         over = stale or (self._opened is not None and key <= self._opened)
-        if over and (self._aborted is None or key > self._aborted):
+        if over and key != self._aborted:  # to tell what was told before an abort of a newer one does no harm
             self.send_abort(key, wire.ABORT_REASON_STALE)
 
     def _refuse_frame(self, malformed: Malformed) -> None:

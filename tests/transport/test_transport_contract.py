@@ -143,6 +143,18 @@ async def test_advance_ends_what_is_open(rig: Rig) -> None:
     assert await ends(a.open(1, K(1, 0), x, x.clone()), b.open(0, K(1, 0), x, x.clone())) == [None, None]
 
 
+async def test_who_is_far_behind_is_told_at_once_of_every_exchange_that_is_over(rig: Rig) -> None:
+    """Also after an exchange was given up that is further ahead: a peer that starts again has hundreds of rounds to close."""
+    a, b = await rig.pair()
+    x = torch.zeros(500_000)
+    ahead = a.open(1, K(300, 0), x, torch.zeros_like(x))
+    ahead.give_up()
+    assert await ends(ahead) == [LossReason.DEADLINE]
+    for round in range(5):
+        async with asyncio.timeout(5):
+            assert await ends(b.open(0, K(round, 0), x, torch.zeros_like(x))) == [LossReason.STALE]
+
+
 async def test_giving_up_before_the_vote_ends_it_on_both_ends(rig: Rig) -> None:
     a, b = await rig.pair()
     x = torch.ones(BIG)
