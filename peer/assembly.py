@@ -25,7 +25,7 @@ from peer.training.local_steps import LocalSteps
 from peer.training.optimizer import MasterOptimizer
 from peer.training.stragglers import StragglerError, Stragglers, parse
 from peer.training.task import Task, TaskError, build_model
-from topology import Schedule, TopologyError, build
+from topology import VARYING, Schedule, Topology, TopologyError, VaryingSchedule, build, build_varying
 
 #: What a config, a topology, a task or data can be refused with; each is one sentence.
 BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerError)
@@ -33,14 +33,12 @@ BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerErr
 
 def make_schedule(config: Config) -> Schedule:
     """Who talks to whom. Raises TopologyError."""
-    topology = build(
-        config.topology,
-        config.peers,
-        seed=config.seed,
-        degree=config.degree,
-        probability=config.probability,
-        radius=config.radius,
-    )
+    kind, varying = ALGORITHMS[config.algorithm], _make_varying(config)
+    if varying is not None and not kind.takes_varying:
+        raise TopologyError(
+            f"--topology: {config.algorithm} can't run on {config.topology}: {kind.why_not_varying}; dpsgd can"
+        )
+    topology = varying.base(0) if varying is not None else _make_graph(config)
     options = ScheduleOptions(
         topology=topology,
         random_graph_every=config.random_graph_every,
@@ -50,8 +48,27 @@ def make_schedule(config: Config) -> Schedule:
         mixing=config.mixing,
         budget=config.budget,
         seed=config.seed,
+        varying=varying,
     )
-    return ALGORITHMS[config.algorithm].make_schedule(options)
+    return kind.make_schedule(options)
+
+
+def _make_varying(config: Config) -> VaryingSchedule | None:
+    """The topology, if it has other edges in each round. Raises TopologyError."""
+    if config.topology not in VARYING:
+        return None
+    return build_varying(config.topology, config.peers, seed=config.seed, k=config.base_k)
+
+
+def _make_graph(config: Config) -> Topology:
+    return build(
+        config.topology,
+        config.peers,
+        seed=config.seed,
+        degree=config.degree,
+        probability=config.probability,
+        radius=config.radius,
+    )
 
 
 def make_wire(config: Config) -> WireFormat:

@@ -45,7 +45,13 @@ class Config(BaseModel):
     algorithm: Literal["ring-all-reduce", "dpsgd", "matcha"] = Field("dpsgd", description="How peers agree [alike]")
     topology: str = Field(
         "ring",
-        description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, or a JSON file of edges [alike]",
+        description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, a JSON file of edges; with other "
+        "ones in each round: base, one-peer-exponential, equidyn [alike]",
+    )
+    base_k: int | None = Field(
+        None,
+        ge=1,
+        description="base: k of the Base-(k+1) graph, most neighbours a peer has in a round (default 1); more needs fewer rounds [alike]",
     )
     degree: int | None = Field(
         None, ge=1, description="Degree of random-regular (default 4, less for few peers) [alike]"
@@ -202,6 +208,8 @@ class Config(BaseModel):
             )
         if self.random_graph_every and self.algorithm != "dpsgd":
             raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
+        if self.base_k is not None and self.topology != "base":
+            raise ValueError(f"base_k: {self.topology} has none; it is for --topology base")
         return self
 
     @property
@@ -296,7 +304,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 #: Named by the schedule's digest or checked on their own, so not compared as text.
-_CHECKED_ELSEWHERE = {"run", "peers", "topology", "degree", "probability", "radius"}
+_CHECKED_ELSEWHERE = {"run", "peers", "topology", "base_k", "degree", "probability", "radius"}
 
 
 def alike(config: Config) -> dict[str, object]:

@@ -21,6 +21,7 @@ PANELS = {
     "Who talks to whom": (
         "algorithm",
         "topology",
+        "base_k",
         "degree",
         "probability",
         "radius",

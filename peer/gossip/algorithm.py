@@ -20,7 +20,7 @@ from torch import Tensor
 from peer.gossip.compression import FP32, WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulated, Answer, Effect
-from topology import RoundPlan, Schedule, Topology
+from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule, Topology, TopologyError
 
 WEIGHTINGS = ("samples", "peers")
 
@@ -67,7 +67,8 @@ Score: TypeAlias = Generator[Effect, Answer, Update]
 
 @dataclass(frozen=True, slots=True)
 class ScheduleOptions:
-    """What a schedule is made from. random_graph_every = 0: one graph for all time."""
+    """What a schedule is made from. random_graph_every = 0: one graph for all time. varying: where the topology has other edges in each
+    round, its schedule; `topology` is their union then."""
 
     topology: Topology
     random_graph_every: int
@@ -77,6 +78,32 @@ class ScheduleOptions:
     mixing: str
     budget: float
     seed: int
+    varying: Schedule | None = None
+
+    def over_its_edges(self) -> Schedule:
+        """For an algorithm that may mix over any symmetric, doubly stochastic weights: the graph's, new random graphs', or those that
+        vary. Raises TopologyError."""
+        if self.varying is not None:
+            if self.random_graph_every:
+                raise TopologyError(
+                    f"--random-graph-every: {self.topology.name} changes in every round already; leave one of the two out"
+                )
+            if self.mixing != "metropolis":
+                raise TopologyError(
+                    f"--mixing: the weights of {self.topology.name} are its own; leave {self.mixing} out"
+                )
+            return self.varying
+        if self.random_graph_every == 0:
+            return FixedSchedule(self.topology, self.mixing)
+        return RandomGraphSchedule(
+            name=self.topology.name,
+            num_peers=self.topology.num_peers,
+            every=self.random_graph_every,
+            seed=self.seed,
+            degree=self.degree,
+            probability=self.probability,
+            radius=self.radius,
+        )
 
 
 class RoundBroken(Exception):
@@ -102,6 +129,10 @@ class Algorithm(ABC):
     #: Kinds of --wire-dtype with which this algorithm is known to be correct, and half a sentence on why not the others.
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
     why_not_others: ClassVar[str] = "nobody has shown that it converges with rounded vectors"
+
+    #: Whether it is correct on a topology with other edges in each round (topology/varying.py), and half a sentence on why not.
+    takes_varying: ClassVar[bool] = False
+    why_not_varying: ClassVar[str] = "nobody has shown that it converges where the edges change from round to round"
 
     def __init__(self, state: PeerState) -> None:
         self.state = state
