@@ -44,6 +44,8 @@ PANELS = {
         "batch_size",
         "chunks",
         "local_steps",
+        "outer_lr",
+        "outer_momentum",
         "lr",
         "optimizer",
         "partition",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias
@@ -32,13 +32,25 @@ class Optimizer(Protocol):
         """Apply one mean gradient [d]. samples_clock: samples in all updates so far, which drives the learning rate."""
 
 
+class Outer(NamedTuple):
+    """How far the mean displacement of a round moves the parameters, and how much of the last round's move is kept."""
+
+    lr: float
+    momentum: float
+
+
+NO_OUTER_STEP = Outer(1.0, 0.0)
+
+
 @dataclass(slots=True)
 class PeerState:
     """What an algorithm works on. params: the master vector x_i [d], changed in place between effects only.
 
     samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them. A full round is
     batch_size * local_steps samples; with several local steps the trainer makes them, and `optimizer` is not used. wire: the format
-    of vectors on the wire. consensus_step: gamma of CHOCO-SGD, where the format needs it.
+    of vectors on the wire. consensus_step: gamma of CHOCO-SGD, where the format needs it, or of NoLoCo. outer: of the methods with an
+    outer step. num_params: elements of x_i that are parameters, before the float buffers; None: all. learning_rate_factor(samples): of
+    the base learning rate.
     """
 
     peer: int
@@ -51,6 +63,13 @@ class PeerState:
     local_steps: int = 1
     wire: WireFormat = FP32
     consensus_step: float = 1.0
+    outer: Outer = NO_OUTER_STEP
+    num_params: int | None = None
+    learning_rate_factor: Callable[[int], float] = lambda samples_clock: 1.0
+
+    @property
+    def num_parameters(self) -> int:
+        return self.params.numel() if self.num_params is None else self.num_params
 
 
 class Update(NamedTuple):
@@ -134,8 +153,20 @@ class Algorithm(ABC):
     takes_varying: ClassVar[bool] = False
     why_not_varying: ClassVar[str] = "nobody has shown that it converges where the edges change from round to round"
 
+    #: Its rounds are made of the trainer's own steps, one of them with --local-steps 1: `Accumulated.displacement` is always there.
+    steps_locally: ClassVar[bool] = False
+    #: Its --outer-lr and --outer-momentum if the user says nothing; None: it has no outer step.
+    outer: ClassVar[Outer | None] = None
+    #: Whether --consensus-step is its own, whatever the format on the wire.
+    takes_consensus_step: ClassVar[bool] = False
+
     def __init__(self, state: PeerState) -> None:
         self.state = state
+
+    @classmethod
+    def why_not_outer(cls, outer: Outer, consensus_step: float, num_peers: int) -> str | None:
+        """A sentence if it diverges with these for sure."""
+        return None
 
     @classmethod
     @abstractmethod
