@@ -27,6 +27,10 @@ ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 TIMING = "timing"
 
 
+#: The topology of an algorithm that has no choice, where nobody says another; the others' is the field's default.
+USUAL_TOPOLOGY = {"noloco": "complete"}
+
+
 class ConfigError(ValueError):
     """A configuration that can't be run: one sentence that names the option and the repair."""
 
@@ -42,10 +46,18 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
 
     # who talks to whom
-    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha"] = Field("dpsgd", description="How peers agree [alike]")
+    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "slowmo", "diloco", "noloco"] = Field(
+        "dpsgd", description="How peers agree [alike]"
+    )
     topology: str = Field(
         "ring",
-        description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, or a JSON file of edges [alike]",
+        description="ring, torus, complete (noloco's default), star, exponential, random-regular, erdos-renyi, geometric, a JSON file of "
+        "edges; with other ones in each round: base, one-peer-exponential, equidyn [alike]",
+    )
+    base_k: int | None = Field(
+        None,
+        ge=1,
+        description="base: k of the Base-(k+1) graph, most neighbours a peer has in a round (default 1); more needs fewer rounds [alike]",
     )
     degree: int | None = Field(
         None, ge=1, description="Degree of random-regular (default 4, less for few peers) [alike]"
@@ -75,7 +87,7 @@ class Config(BaseModel):
         None,
         gt=0,
         le=1,
-        description="gamma of dpsgd and matcha with int8 (default 1) and top-k:R (default R); more agrees faster until it diverges [alike]",
+        description="gamma of noloco (1), of dpsgd and matcha with int8 (1) or top-k:R (R); more agrees faster until it diverges [alike]",
     )
 
     # when a round ends
@@ -102,7 +114,7 @@ class Config(BaseModel):
     weighting: Literal["samples", "peers"] | None = Field(
         None,
         description="samples: in proportion to finished work; peers: each peer's mean gradient counts alike "
-        "(default: samples for ring-all-reduce, peers for dpsgd and matcha) [alike]",
+        "(default: samples for ring-all-reduce, slowmo and diloco, peers for the others) [alike]",
     )
 
     # training
@@ -113,6 +125,17 @@ class Config(BaseModel):
     batch_size: int = Field(16, ge=1, description="Samples per peer and optimizer step")
     local_steps: int = Field(
         1, ge=1, description="Optimizer steps of a peer between two exchanges; a full round is so many batches [alike]"
+    )
+    outer_lr: float | None = Field(
+        None,
+        gt=0,
+        description="slowmo (default 1), diloco (0.7), noloco (0.7): how much of a round's mean displacement is applied [alike]",
+    )
+    outer_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="slowmo (default 0.7), diloco (0.9), noloco (0.5): how much of the last round's move is kept [alike]",
     )
     chunks: int = Field(8, ge=1, description="Chunks a batch is cut into; more chunks waste less of a straggler's work")
     lr: float = Field(0.1, gt=0, description="Learning rate [alike]")
@@ -193,6 +216,12 @@ class Config(BaseModel):
         False, description="OpenTelemetry spans, exported as the OTEL_* variables say; needs grapevine[tracing]"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_topology(cls, values: object) -> object:
+        usual = USUAL_TOPOLOGY.get(str(values.get("algorithm"))) if isinstance(values, dict) else None
+        return {"topology": usual, **values} if usual and isinstance(values, dict) else values
+
     @field_validator("budget")
     @classmethod
     def _budget(cls, value: float) -> float:
@@ -222,6 +251,8 @@ class Config(BaseModel):
             raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
         if self.device != "cpu" and self.trainer == "process":
             raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
+        if self.base_k is not None and self.topology != "base":
+            raise ValueError(f"base_k: {self.topology} has none; it is for --topology base")
         return self
 
     @property
@@ -318,7 +349,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 #: Named by the schedule's digest or checked on their own, so not compared as text.
-_CHECKED_ELSEWHERE = {"run", "peers", "topology", "degree", "probability", "radius"}
+_CHECKED_ELSEWHERE = {"run", "peers", "topology", "base_k", "degree", "probability", "radius"}
 
 
 def alike(config: Config) -> dict[str, object]:

@@ -22,6 +22,7 @@ PANELS = {
     "Who talks to whom": (
         "algorithm",
         "topology",
+        "base_k",
         "degree",
         "probability",
         "radius",
@@ -44,6 +45,8 @@ PANELS = {
         "batch_size",
         "chunks",
         "local_steps",
+        "outer_lr",
+        "outer_momentum",
         "lr",
         "optimizer",
         "partition",

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from peer.accounts.report import Run, make_report
-from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers, make_wire
+from peer.assembly import BAD_INPUT, make_outer, make_real_scenario, make_schedule, make_stragglers, make_wire
 from peer.cluster.browser import open_in_browser, page_address
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
@@ -66,6 +66,7 @@ def check(config: Config) -> Checked:
         check_tracing(config)
         make_schedule(config)
         make_wire(config)
+        make_outer(config)
         make_stragglers(config, make_real_scenario(config))
         task = load_task(config.task)
         partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)

@@ -38,11 +38,20 @@ class MasterOptimizer:
         self._plain = alike and name == "sgd"
         self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
 
+    @property
+    def num_params(self) -> int:
+        """Elements of x that are parameters; float buffers come after them."""
+        return self._layout.num_params
+
+    def learning_rate_factor(self, samples_clock: int) -> float:
+        """Of the base learning rate, when the cluster has trained on so many samples."""
+        return self._task.learning_rate_factor(samples_clock)
+
     @torch.no_grad()
     def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         """One step with the mean gradient, scale times `gradient` [d], when the cluster has trained on `samples_clock` samples. Plain SGD
         scales as it steps, in one pass; the others scale in place before."""
-        factor = self._task.learning_rate_factor(samples_clock)
+        factor = self.learning_rate_factor(samples_clock)
         for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base * factor
         num_params = self._layout.num_params

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm, PeerState, Score, Update
+from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Outer, PeerState, Score, Update
 from peer.gossip.compression import wire_format
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
 from peer.gossip.replicas import default_step
@@ -41,7 +41,8 @@ class PlainSGD:
 
 
 class Conductor:
-    """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps."""
+    """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps;
+    and always where the algorithm wants it."""
 
     def __init__(
         self,
@@ -58,6 +59,8 @@ class Conductor:
         displaced: bool = False,
         wire: str = "fp32",
         consensus_step: float | None = None,
+        outer: Outer = NO_OUTER_STEP,
+        num_params: int | None = None,
     ) -> None:
         name = WireDtype.parse(wire)
         self.schedule = schedule
@@ -72,12 +75,14 @@ class Conductor:
                     weighting=weighting,
                     wire=wire_format(name),
                     consensus_step=default_step(name.fraction) if consensus_step is None else consensus_step,
+                    outer=outer,
+                    num_params=num_params,
                 )
             )
             for i in range(len(params))
         ]
         self._lr = lr
-        self._displaced = displaced
+        self._displaced = displaced or algorithm.steps_locally
         self._lost = lost
         self._deaf = deaf
         self._shuffle = random.Random(shuffle) if shuffle is not None else None

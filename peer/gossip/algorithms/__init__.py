@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithms.diloco import DiLoCo
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
+from peer.gossip.algorithms.noloco import NoLoCo
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
+from peer.gossip.algorithms.slowmo import SlowMo
 
-ALGORITHMS: Mapping[str, type[Algorithm]] = {cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha)}
+ALGORITHMS: Mapping[str, type[Algorithm]] = {
+    cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha, SlowMo, DiLoCo, NoLoCo)
+}
