@@ -32,7 +32,8 @@ BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerErr
 
 
 def make_schedule(config: Config) -> Schedule:
-    """Who talks to whom. Raises TopologyError."""
+    """Who talks to whom. Raises TopologyError, or ConfigError if the algorithm is not correct with the other options."""
+    check_method(config)
     topology = build(
         config.topology,
         config.peers,
@@ -54,9 +55,31 @@ def make_schedule(config: Config) -> Schedule:
     return ALGORITHMS[config.algorithm].make_schedule(options)
 
 
+def check_method(config: Config) -> None:
+    """Raises ConfigError if the algorithm is not correct with the other options, with the reason."""
+    kind = ALGORITHMS[config.algorithm]
+    if config.local_steps > 1 and kind.why_no_local_steps:
+        raise ConfigError(
+            f"--local-steps: {config.algorithm} makes one step between two exchanges: {kind.why_no_local_steps}; leave it at 1"
+        )
+    if config.random_graph_every and kind.why_no_random_graphs:
+        raise ConfigError(
+            f"--random-graph-every: {config.algorithm} can't draw random graphs: {kind.why_no_random_graphs}; leave it at 0"
+        )
+    if config.optimizer != "sgd" and kind.why_plain_sgd:
+        raise ConfigError(
+            f"--optimizer: {config.algorithm} can't use {config.optimizer}: {kind.why_plain_sgd}; use sgd"
+        )
+
+
+def wire_dtype(config: Config) -> WireDtype:
+    """The config's, or else the first that the algorithm takes."""
+    return WireDtype.parse(config.wire_dtype or ALGORITHMS[config.algorithm].wire_dtypes[0])
+
+
 def make_wire(config: Config) -> WireFormat:
     """The format of vectors on the wire. Raises ConfigError if it is not correct with the algorithm, or with random graphs."""
-    name, kind = WireDtype.parse(config.wire_dtype), ALGORITHMS[config.algorithm]
+    name, kind = wire_dtype(config), ALGORITHMS[config.algorithm]
     if name.kind not in kind.wire_dtypes:
         raise ConfigError(
             f"--wire-dtype: {config.algorithm} can't send {name}: {kind.why_not_others}; "
@@ -124,7 +147,7 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         weighting=weighting(config),
         local_steps=config.local_steps,
         wire=make_wire(config),
-        consensus_step=config.consensus_step or default_step(WireDtype.parse(config.wire_dtype).fraction),
+        consensus_step=config.consensus_step or default_step(wire_dtype(config).fraction),
     )
     return kind(state)
 
@@ -152,8 +175,14 @@ def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor]
 
 
 def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:
-    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError."""
-    return MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
+    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError; ConfigError if the algorithm needs another."""
+    made = MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
+    reason = ALGORITHMS[config.algorithm].why_plain_sgd
+    if reason and not made.is_plain_sgd:
+        raise ConfigError(
+            f"--task: {config.algorithm} can't use the optimizer that {config.task} brings along: {reason}; take its optimizer() away"
+        )
+    return made
 
 
 def make_model(config: Config, task: Task) -> FlatModel:

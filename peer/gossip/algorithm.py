@@ -20,7 +20,7 @@ from torch import Tensor
 from peer.gossip.compression import FP32, WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulated, Answer, Effect
-from topology import RoundPlan, Schedule, Topology
+from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule, Topology
 
 WEIGHTINGS = ("samples", "peers")
 
@@ -30,6 +30,13 @@ class Optimizer(Protocol):
 
     def step(self, gradient: Tensor, samples_clock: int) -> None:
         """Apply one mean gradient [d]. samples_clock: samples in all updates so far, which drives the learning rate."""
+
+    def learning_rate(self, samples_clock: int) -> float:
+        """eta of a plain SGD step at that clock. For algorithms that say `why_plain_sgd`; others have optimizers without one rate."""
+
+    @property
+    def num_params(self) -> int:
+        """p: x[:p] are parameters, x[p:] float buffers, which an optimizer moves by minus their "gradient", whatever the rate."""
 
 
 @dataclass(slots=True)
@@ -103,6 +110,21 @@ class Algorithm(ABC):
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
     why_not_others: ClassVar[str] = "nobody has shown that it converges with rounded vectors"
 
+    #: Whether mixing alone keeps the mean of all peers' vectors, with edges lost that `delivery` allows to be lost.
+    keeps_mean: ClassVar[bool] = True
+
+    #: Vectors [d] in each payload of a round's exchange.
+    vectors_in_payload: ClassVar[int] = 1
+
+    #: Half a sentence on why the trainer may not make the steps (--local-steps above 1); empty if it may.
+    why_no_local_steps: ClassVar[str] = ""
+
+    #: Half a sentence on why the graph may not be drawn anew (--random-graph-every); empty if it may.
+    why_no_random_graphs: ClassVar[str] = ""
+
+    #: Half a sentence on why each step has to be plain SGD, x <- x - eta g; empty if any optimizer will do.
+    why_plain_sgd: ClassVar[str] = ""
+
     def __init__(self, state: PeerState) -> None:
         self.state = state
 
@@ -121,6 +143,21 @@ class Algorithm(ABC):
         if done.num_samples == 0:
             return 0.0
         return 1.0 / (self.state.batch_size if self.state.weighting == "samples" else done.num_samples)
+
+
+def graph_schedule(options: ScheduleOptions) -> Schedule:
+    """One graph for all time, or a new random one every R rounds. Raises TopologyError."""
+    if options.random_graph_every == 0:
+        return FixedSchedule(options.topology, options.mixing)
+    return RandomGraphSchedule(
+        name=options.topology.name,
+        num_peers=options.topology.num_peers,
+        every=options.random_graph_every,
+        seed=options.seed,
+        degree=options.degree,
+        probability=options.probability,
+        radius=options.radius,
+    )
 
 
 def mix_(

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
+from peer.gossip.algorithms.gradient_tracking import GradientTracking
 from peer.gossip.algorithms.matcha import Matcha
+from peer.gossip.algorithms.qg_dsgdm import QGDSGDm
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 
-ALGORITHMS: Mapping[str, type[Algorithm]] = {cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha)}
+ALGORITHMS: Mapping[str, type[Algorithm]] = {
+    cls.name: cls
+    for cls in (
+        RingAllReduce,
+        DPSGD,
+        Matcha,
+        QGDSGDm,
+        GradientTracking,
+        ChocoSGD,
+    )
+}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from peer.gossip.algorithm import ScheduleOptions, Score
+from peer.gossip.algorithm import ScheduleOptions, Score, graph_schedule
 from peer.gossip.delivery import Delivery
 from peer.gossip.gossip_round import gossip_round
 from peer.gossip.mixing import GossipAlgorithm
-from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule
+from topology import RoundPlan, Schedule
 
 
 class DPSGD(GossipAlgorithm):
@@ -22,17 +22,7 @@ class DPSGD(GossipAlgorithm):
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
-        if options.random_graph_every == 0:
-            return FixedSchedule(options.topology, options.mixing)
-        return RandomGraphSchedule(
-            name=options.topology.name,
-            num_peers=options.topology.num_peers,
-            every=options.random_graph_every,
-            seed=options.seed,
-            degree=options.degree,
-            probability=options.probability,
-            radius=options.radius,
-        )
+        return graph_schedule(options)
 
     def round(self, plan: RoundPlan) -> Score:
         return gossip_round(self, plan)

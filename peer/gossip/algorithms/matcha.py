@@ -20,6 +20,7 @@ class Matcha(GossipAlgorithm):
     name: ClassVar[str] = "matcha"
     delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
     sends_after_close: ClassVar[bool] = False
+    why_no_random_graphs: ClassVar[str] = "its matchings and probabilities are solved for one graph"
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:

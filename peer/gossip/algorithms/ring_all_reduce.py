@@ -37,6 +37,8 @@ class RingAllReduce(Algorithm):
         "every hop would drop what it does not keep of the others' sums, and nothing would make up for it"
     )
 
+    why_no_random_graphs: ClassVar[str] = "shards go along one ring of all peers"
+
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)
         self._sum = zeros(state.params.numel() + 1)
@@ -45,10 +47,9 @@ class RingAllReduce(Algorithm):
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
         ring = build("ring", options.topology.num_peers)
-        if options.topology.edges != ring.edges or options.random_graph_every:
+        if options.topology.edges != ring.edges:
             raise TopologyError(
                 f"ring-all-reduce passes shards along the ring of all peers: use --topology ring, not {options.topology.name}"
-                f"{' with random graphs' if options.random_graph_every else ''}"
             )
         return FixedSchedule(options.topology, options.mixing)
 
