@@ -42,9 +42,9 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
 
     # who talks to whom
-    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "qg-dsgdm", "gradient-tracking", "choco-sgd"] = Field(
-        "dpsgd", description="How peers agree [alike]"
-    )
+    algorithm: Literal[
+        "ring-all-reduce", "dpsgd", "matcha", "qg-dsgdm", "gradient-tracking", "choco-sgd", "al-dsgd", "al-matcha"
+    ] = Field("dpsgd", description="How peers agree [alike]")
     topology: str = Field(
         "ring",
         description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, or a JSON file of edges [alike]",

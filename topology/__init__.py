@@ -6,12 +6,20 @@ from topology.matcha import MatchaPlan, periodic_rho, solve
 from topology.matching import decompose, misra_gries
 from topology.mixing import MIXINGS, MixingMatrix, best_constant, metropolis, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
-from topology.schedule import FixedSchedule, MatchaSchedule, RandomGraphSchedule, RoundPlan, Schedule
+from topology.schedule import (
+    AlternatingSchedule,
+    FixedSchedule,
+    MatchaSchedule,
+    RandomGraphSchedule,
+    RoundPlan,
+    Schedule,
+)
 
 __all__ = [
     "MIXINGS",
     "RANDOM_TOPOLOGIES",
     "TOPOLOGIES",
+    "AlternatingSchedule",
     "Edge",
     "FixedSchedule",
     "MatchaPlan",

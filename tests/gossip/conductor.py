@@ -24,7 +24,13 @@ from topology import Schedule
 Gradients = Callable[[int, int, Tensor], tuple[Tensor, int]]
 #: (round, i, j), i < j -> is this edge lost?
 #: For `deaf`: does i alone believe so?
-Losses = Callable[[int, int, int], bool]
+Lost = Callable[[int, int, int], bool]
+#: (round, peer, parameters [d]) -> mean training loss
+Losses = Callable[[int, int, Tensor], float]
+
+
+def nobody_is_best_for_ever(round: int, i: int, x: Tensor) -> float:
+    return 1.0 + (5 * i + 3 * round) % 7
 
 
 class PlainSGD:
@@ -60,12 +66,13 @@ class Conductor:
         lr: float = 0.1,
         batch_size: int = 4,
         weighting: str = "peers",
-        lost: Losses = lambda k, i, j: False,
-        deaf: Losses = lambda k, i, j: False,
+        lost: Lost = lambda k, i, j: False,
+        deaf: Lost = lambda k, i, j: False,
         shuffle: int | None = None,
         displaced: bool = False,
         wire: str | None = None,
         consensus_step: float | None = None,
+        losses: Losses = nobody_is_best_for_ever,
     ) -> None:
         name = WireDtype.parse(wire or algorithm.wire_dtypes[0])
         self.schedule = schedule
@@ -88,6 +95,7 @@ class Conductor:
         self._displaced = displaced
         self._lost = lost
         self._deaf = deaf
+        self._losses = losses
         self._shuffle = random.Random(shuffle) if shuffle is not None else None
 
     @property
@@ -131,7 +139,7 @@ class Conductor:
         return steps
 
     def _done(self, round: int, i: int, grad_sum: Tensor, samples: int) -> Accumulated:
-        loss = samples * (1.0 + (5 * i + 3 * round) % 7)  # nobody is best for ever
+        loss = samples * self._losses(round, i, self.peers[i].state.params)
         if not self._displaced:
             return Accumulated(grad_sum.clone(), samples, samples, loss, (0,) * samples, "quota")
         state = self.peers[i].state

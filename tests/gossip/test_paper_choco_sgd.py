@@ -31,8 +31,8 @@ def gradient(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
 @pytest.mark.parametrize(("wire", "gamma", "close"), [("int8", 1.0, 2e-3), ("top-k:0.1", 0.1, 1e-4)])
 @pytest.mark.parametrize("topology", ["ring", "star"])
 def test_the_rule_is_the_papers(topology: str, wire: str, gamma: float, close: float) -> None:
-    """Algorithm 2 with one replica of each peer, in float64; here there is one on each end of each edge. What int8 has next to a half may be
-    rounded the other way."""
+    """Algorithm 2 with one replica of each peer, in float64; here there is one on each end of each edge. Next to a half, int8 may round the
+    other way."""
     schedule, lr = schedule_of(ChocoSGD, N, topology), 0.05
     start = params(n=1, d=D).expand(N, D)
     conductor = Conductor(ChocoSGD, schedule, start, lr=lr, wire=wire)
@@ -73,12 +73,13 @@ class _NoFeedback(ChocoSGD):
 
 
 def test_what_is_left_out_comes_later() -> None:
-    """Random vectors agree although nine of ten numbers are left out each round; without error feedback only the largest ever move."""
+    """Models agree although nine of ten numbers are left out each round; without error feedback only the largest are ever heard of."""
+    models = 10 * params(seed=3, n=1, d=D) + params(n=N, d=D)
     spreads = []
     for algorithm in (ChocoSGD, _NoFeedback):
-        conductor = Conductor(algorithm, schedule_of(ChocoSGD, N, "complete"), params(n=N, d=D), wire="top-k:0.1")
+        conductor = Conductor(algorithm, schedule_of(ChocoSGD, N, "complete"), models, wire="top-k:0.1")
         before = spread(conductor)
-        play_all(conductor, 60)
+        play_all(conductor, 80)
         spreads.append(spread(conductor) / before)
     assert spreads[0] < 0.1
-    assert spreads[1] > 0.5
+    assert spreads[1] > 0.9

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithms.al_dsgd import ALDSGD, ALMatcha
 from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.gradient_tracking import GradientTracking
@@ -21,5 +22,7 @@ ALGORITHMS: Mapping[str, type[Algorithm]] = {
         QGDSGDm,
         GradientTracking,
         ChocoSGD,
+        ALDSGD,
+        ALMatcha,
     )
 }
