@@ -93,7 +93,8 @@ def make_wire(config: Config) -> WireFormat:
         )
     if config.consensus_step is not None and not replicas:
         raise ConfigError(
-            f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; it is for dpsgd and matcha with int8 or top-k"
+            f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; "
+            "it is for dpsgd, matcha and choco-sgd with int8 or top-k"
         )
     try:
         return wire_format(name)

@@ -78,7 +78,8 @@ class Config(BaseModel):
         None,
         gt=0,
         le=1,
-        description="gamma of dpsgd and matcha with int8 (default 1) and top-k:R (default R); more agrees faster until it diverges [alike]",
+        description="gamma of dpsgd, matcha, choco-sgd with int8 (default 1) and top-k:R (default R); "
+        "more agrees faster until it diverges [alike]",
     )
 
     # when a round ends

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, PeerState, Score, Update
 from peer.gossip.compression import wire_format
+from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
 from peer.gossip.replicas import default_step
 from peer.gossip.round import advance
@@ -155,6 +156,8 @@ class Conductor:
         for j in senders:
             assert i in exchanges[j].send, f"peer {i} expects something that peer {j} does not send"
             assert exchanges[j].phase == exchanges[i].phase
+            needs_both_ends = self.peers[i].delivery is Delivery.EDGE_ATOMIC
+            assert exchanges[i].atomic is needs_both_ends, "what must count on both ends or on none is exchanged so"
             if self._lost(round, min(i, j), max(i, j)) or self._deaf(round, i, j):
                 lost[j] = "deadline"
                 continue
