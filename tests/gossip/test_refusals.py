@@ -11,8 +11,8 @@ from peer.gossip.algorithms import ALGORITHMS
 from peer.sim.simulator import Simulation
 from tests.daemon.rig import config
 
-RANDOM = {"topology": "random-regular", "degree": 2, "random_graph_every": 5}
-OWN_OPTIMIZER = {"task": "tests.gossip.tasks:OwnOptimizer"}
+RANDOM: dict[str, object] = {"topology": "random-regular", "degree": 2, "random_graph_every": 5}
+OWN_OPTIMIZER: dict[str, object] = {"task": "tests.gossip.tasks:OwnOptimizer"}
 
 REFUSED: list[tuple[str, dict[str, object], str]] = [
     # topology
