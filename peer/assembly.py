@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from peer.config import Config, ConfigError
-from peer.gossip.algorithm import Algorithm, Optimizer, PeerState, ScheduleOptions
+from peer.config import Config, ConfigError, flag
+from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Optimizer, Outer, PeerState, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.closing import ClosingPolicy, make_closing
 from peer.gossip.compression import WireFormat, wire_format
@@ -25,7 +25,7 @@ from peer.training.local_steps import LocalSteps
 from peer.training.optimizer import MasterOptimizer
 from peer.training.stragglers import StragglerError, Stragglers, parse
 from peer.training.task import Task, TaskError, build_model
-from topology import Schedule, TopologyError, build
+from topology import VARYING, Schedule, Topology, TopologyError, VaryingSchedule, build, build_varying
 
 #: What a config, a topology, a task or data can be refused with; each is one sentence.
 BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerError)
@@ -34,14 +34,12 @@ BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerErr
 def make_schedule(config: Config) -> Schedule:
     """Who talks to whom. Raises TopologyError, or ConfigError if the algorithm is not correct with the other options."""
     check_method(config)
-    topology = build(
-        config.topology,
-        config.peers,
-        seed=config.seed,
-        degree=config.degree,
-        probability=config.probability,
-        radius=config.radius,
-    )
+    kind, varying = ALGORITHMS[config.algorithm], _make_varying(config)
+    if varying is not None and not kind.takes_varying:
+        raise TopologyError(
+            f"--topology: {config.algorithm} can't run on {config.topology}: {kind.why_not_varying}; dpsgd can"
+        )
+    topology = varying.base(0) if varying is not None else _make_graph(config)
     options = ScheduleOptions(
         topology=topology,
         random_graph_every=config.random_graph_every,
@@ -51,8 +49,27 @@ def make_schedule(config: Config) -> Schedule:
         mixing=config.mixing,
         budget=config.budget,
         seed=config.seed,
+        varying=varying,
     )
-    return ALGORITHMS[config.algorithm].make_schedule(options)
+    return kind.make_schedule(options)
+
+
+def _make_varying(config: Config) -> VaryingSchedule | None:
+    """The topology, if it has other edges in each round. Raises TopologyError."""
+    if config.topology not in VARYING:
+        return None
+    return build_varying(config.topology, config.peers, seed=config.seed, k=config.base_k)
+
+
+def _make_graph(config: Config) -> Topology:
+    return build(
+        config.topology,
+        config.peers,
+        seed=config.seed,
+        degree=config.degree,
+        probability=config.probability,
+        radius=config.radius,
+    )
 
 
 def check_method(config: Config) -> None:
@@ -91,15 +108,45 @@ def make_wire(config: Config) -> WireFormat:
             f"--wire-dtype: {name} keeps two vectors for each edge, and with --random-graph-every edges come without end; "
             "use bf16 or fp16, or a graph that stays"
         )
-    if config.consensus_step is not None and not replicas:
+    if config.consensus_step is not None and not (replicas or kind.takes_consensus_step):
         raise ConfigError(
             f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; "
-            "it is for dpsgd, matcha and choco-sgd with int8 or top-k"
+            "it is for noloco, and for dpsgd, matcha and choco-sgd with int8 or top-k"
         )
     try:
         return wire_format(name)
     except ValueError as error:
         raise ConfigError(f"--wire-dtype: {error}") from None
+
+
+def make_outer(config: Config) -> Outer:
+    """The outer step. Raises ConfigError if the algorithm has none, or diverges with it."""
+    kind = ALGORITHMS[config.algorithm]
+    if kind.outer is None:
+        given = next((name for name in ("outer_lr", "outer_momentum") if getattr(config, name) is not None), None)
+        if given is not None:
+            raise ConfigError(f"{flag(given)}: {config.algorithm} has no outer step; it is for {_names_with_outer()}")
+        return NO_OUTER_STEP
+    outer = Outer(
+        kind.outer.lr if config.outer_lr is None else config.outer_lr,
+        kind.outer.momentum if config.outer_momentum is None else config.outer_momentum,
+    )
+    if (why := kind.why_not_outer(outer, _consensus_step(config), config.peers)) is not None:
+        raise ConfigError(why)
+    return outer
+
+
+def _names_with_outer() -> str:
+    return ", ".join(name for name, kind in ALGORITHMS.items() if kind.outer is not None)
+
+
+def _consensus_step(config: Config) -> float:
+    return config.consensus_step or default_step(wire_dtype(config).fraction)
+
+
+def steps_locally(config: Config) -> bool:
+    """Whether the trainer makes the steps, and rounds hand out displacements."""
+    return config.local_steps > 1 or ALGORITHMS[config.algorithm].steps_locally
 
 
 def make_policy(config: Config) -> ClosingPolicy:
@@ -148,8 +195,11 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         weighting=weighting(config),
         local_steps=config.local_steps,
         wire=make_wire(config),
-        consensus_step=config.consensus_step or default_step(wire_dtype(config).fraction),
+        consensus_step=_consensus_step(config),
+        outer=make_outer(config),
     )
+    if isinstance(optimizer, MasterOptimizer):
+        state.num_params, state.learning_rate_factor = optimizer.num_params, optimizer.learning_rate_factor
     return kind(state)
 
 
@@ -161,7 +211,7 @@ def weighting(config: Config) -> str:
 def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor], Optimizer]) -> Accumulator:
     """What keeps one peer's gradients. start [d]: the first parameters. optimizer: makes one on a vector [d] where steps are local."""
     local = None
-    if config.local_steps > 1:
+    if steps_locally(config):
         y = start.clone()
         local = LocalSteps(
             y,

@@ -27,6 +27,10 @@ ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 TIMING = "timing"
 
 
+#: The topology of an algorithm that has no choice, where nobody says another; the others' is the field's default.
+USUAL_TOPOLOGY = {"noloco": "complete"}
+
+
 class ConfigError(ValueError):
     """A configuration that can't be run: one sentence that names the option and the repair."""
 
@@ -43,11 +47,27 @@ class Config(BaseModel):
 
     # who talks to whom
     algorithm: Literal[
-        "ring-all-reduce", "dpsgd", "matcha", "qg-dsgdm", "gradient-tracking", "choco-sgd", "al-dsgd", "al-matcha"
+        "ring-all-reduce",
+        "dpsgd",
+        "matcha",
+        "slowmo",
+        "diloco",
+        "noloco",
+        "qg-dsgdm",
+        "gradient-tracking",
+        "choco-sgd",
+        "al-dsgd",
+        "al-matcha",
     ] = Field("dpsgd", description="How peers agree [alike]")
     topology: str = Field(
         "ring",
-        description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, or a JSON file of edges [alike]",
+        description="ring, torus, complete (noloco's default), star, exponential, random-regular, erdos-renyi, geometric, a JSON file of "
+        "edges; with other ones in each round: base, one-peer-exponential, equidyn [alike]",
+    )
+    base_k: int | None = Field(
+        None,
+        ge=1,
+        description="base: k of the Base-(k+1) graph, most neighbours a peer has in a round (default 1); more needs fewer rounds [alike]",
     )
     degree: int | None = Field(
         None, ge=1, description="Degree of random-regular (default 4, less for few peers) [alike]"
@@ -78,7 +98,7 @@ class Config(BaseModel):
         None,
         gt=0,
         le=1,
-        description="gamma of dpsgd, matcha, choco-sgd with int8 (default 1) and top-k:R (default R); "
+        description="gamma of noloco (1), of dpsgd, matcha, choco-sgd with int8 (1) or top-k:R (R); "
         "more agrees faster until it diverges [alike]",
     )
 
@@ -106,7 +126,7 @@ class Config(BaseModel):
     weighting: Literal["samples", "peers"] | None = Field(
         None,
         description="samples: in proportion to finished work; peers: each peer's mean gradient counts alike "
-        "(default: samples for ring-all-reduce, peers for dpsgd and matcha) [alike]",
+        "(default: samples for ring-all-reduce, slowmo and diloco, peers for the others) [alike]",
     )
 
     # training
@@ -117,6 +137,17 @@ class Config(BaseModel):
     batch_size: int = Field(16, ge=1, description="Samples per peer and optimizer step")
     local_steps: int = Field(
         1, ge=1, description="Optimizer steps of a peer between two exchanges; a full round is so many batches [alike]"
+    )
+    outer_lr: float | None = Field(
+        None,
+        gt=0,
+        description="slowmo (default 1), diloco (0.7), noloco (0.7): how much of a round's mean displacement is applied [alike]",
+    )
+    outer_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="slowmo (default 0.7), diloco (0.9), noloco (0.5): how much of the last round's move is kept [alike]",
     )
     chunks: int = Field(8, ge=1, description="Chunks a batch is cut into; more chunks waste less of a straggler's work")
     lr: float = Field(0.1, gt=0, description="Learning rate [alike]")
@@ -179,6 +210,12 @@ class Config(BaseModel):
     reflection: bool = Field(False, description="Serve gRPC reflection")
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="How much a peer says")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_topology(cls, values: object) -> object:
+        usual = USUAL_TOPOLOGY.get(str(values.get("algorithm"))) if isinstance(values, dict) else None
+        return {"topology": usual, **values} if usual and isinstance(values, dict) else values
+
     @field_validator("budget")
     @classmethod
     def _budget(cls, value: float) -> float:
@@ -204,6 +241,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"chunks: {self.chunks} chunks do not divide a batch of {self.batch_size} samples; {near} would"
             )
+        if self.base_k is not None and self.topology != "base":
+            raise ValueError(f"base_k: {self.topology} has none; it is for --topology base")
         return self
 
     @property
@@ -298,7 +337,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 #: Named by the schedule's digest or checked on their own, so not compared as text.
-_CHECKED_ELSEWHERE = {"run", "peers", "topology", "degree", "probability", "radius"}
+_CHECKED_ELSEWHERE = {"run", "peers", "topology", "base_k", "degree", "probability", "radius"}
 
 
 def alike(config: Config) -> dict[str, object]:

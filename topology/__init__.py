@@ -1,7 +1,17 @@
 """WHO talks to whom, when, with what weight. Pure mathematics; imports nothing of the daemon."""
 
-from topology.describe import describe, draw_facts, draw_schedule
-from topology.graph import RANDOM_TOPOLOGIES, TOPOLOGIES, Edge, Matching, Topology, TopologyError, build, from_file
+from topology.describe import describe, describe_varying, draw_facts, draw_rounds, draw_schedule
+from topology.graph import (
+    RANDOM_TOPOLOGIES,
+    TOPOLOGIES,
+    VARYING,
+    Edge,
+    Matching,
+    Topology,
+    TopologyError,
+    build,
+    from_file,
+)
 from topology.matcha import MatchaPlan, periodic_rho, solve
 from topology.matching import decompose, misra_gries
 from topology.mixing import MIXINGS, MixingMatrix, best_constant, metropolis, metropolis_row
@@ -14,11 +24,13 @@ from topology.schedule import (
     RoundPlan,
     Schedule,
 )
+from topology.varying import RandomPairsSchedule, VaryingSchedule, build_varying
 
 __all__ = [
     "MIXINGS",
     "RANDOM_TOPOLOGIES",
     "TOPOLOGIES",
+    "VARYING",
     "AlternatingSchedule",
     "Edge",
     "FixedSchedule",
@@ -27,15 +39,20 @@ __all__ = [
     "Matching",
     "MixingMatrix",
     "RandomGraphSchedule",
+    "RandomPairsSchedule",
     "RoundPlan",
     "Schedule",
     "Topology",
     "TopologyError",
+    "VaryingSchedule",
     "best_constant",
     "build",
+    "build_varying",
     "decompose",
     "describe",
+    "describe_varying",
     "draw_facts",
+    "draw_rounds",
     "draw_schedule",
     "from_file",
     "metropolis",

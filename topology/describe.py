@@ -8,6 +8,7 @@ from topology.graph import Topology
 from topology.matcha import solve
 from topology.mixing import metropolis
 from topology.schedule import MatchaSchedule
+from topology.varying import VaryingSchedule
 
 
 def describe(topology: Topology, budget: float) -> dict[str, Any]:
@@ -24,6 +25,36 @@ def describe(topology: Topology, budget: float) -> dict[str, Any]:
         "spectral_gap": metropolis(topology).spectral_gap,
         "expected_matchings_per_round": sum(plan.activation_probabilities),
     }
+
+
+def describe_varying(schedule: VaryingSchedule, rounds: int) -> dict[str, Any]:
+    """JSON-able. num_edges and max_degree are those of the union of all rounds; the rounds are the first ones, as edges [i, j, weight]."""
+    union = schedule.base(0)
+    plans = [[schedule.plan(k, i) for i in range(schedule.num_peers)] for k in range(rounds)]
+    return {
+        "num_peers": schedule.num_peers,
+        "num_edges": len(union.edges),
+        "max_degree": union.max_degree,
+        "max_degree_in_a_round": max((len(plan.neighbors) for plans_k in plans for plan in plans_k), default=0),
+        "rounds_to_consensus": schedule.period,
+        "contraction": schedule.contraction,
+        "rounds": [
+            [[p.peer, j, w] for p in plans_k for j, w in zip(p.neighbors, p.weights, strict=True) if p.peer < j]
+            for plans_k in plans
+        ],
+    }
+
+
+def draw_rounds(facts: dict[str, Any], width: int = 110) -> str:
+    """A line per round of `describe_varying`: its edges, those of one weight together."""
+    lines = []
+    for number, edges in enumerate(facts["rounds"]):
+        by_weight: dict[str, list[str]] = {}
+        for i, j, w in edges:
+            by_weight.setdefault(f"{w:.4g}", []).append(f"{i}-{j}")
+        parts = [f"{' '.join(pairs)} ({weight})" for weight, pairs in by_weight.items()]
+        lines.append(f"{number:>5}  {_shorten('  '.join(parts) or 'nobody talks', width)}")
+    return "\n".join(["round  who talks (with what weight)", *lines])
 
 
 def draw_facts(facts: dict[str, Any]) -> str:

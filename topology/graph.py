@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
+from typing import Final
 
 import networkx as nx
 import numpy as np
@@ -276,6 +277,8 @@ TOPOLOGIES: Mapping[str, Constructor] = {
     "geometric": _geometric,
 }
 RANDOM_TOPOLOGIES = frozenset({"random-regular", "erdos-renyi", "geometric"})
+#: What `--topology` takes beside these, from varying.py: other edges in each round.
+VARYING: Final = ("base", "one-peer-exponential", "equidyn")
 
 
 def build(
@@ -297,7 +300,7 @@ def build(
         return Topology(name, num_peers, tuple(sorted(TOPOLOGIES[name](num_peers, options))))
     if name.endswith(".json") or "/" in name or os.sep in name or Path(name).is_file():
         return from_file(Path(name), num_peers)
-    hint = nearest(name, TOPOLOGIES)
+    hint = nearest(name, (*TOPOLOGIES, *VARYING))
     raise TopologyError(f"--topology: unknown topology {name!r}; {hint} (a JSON file of edges is fine too)")
 
 

@@ -43,11 +43,13 @@ class Schedule(Protocol):
         """Equal on two peers if and only if they follow the same schedule."""
 
 
-def _digest(*facts: object) -> str:
+def digest_of(*facts: object) -> str:
+    """Equal if and only if all facts are (up to a collision of 64 bits)."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _plan(round: int, peer: int, weights: dict[int, float], active: tuple[int, ...] = ()) -> RoundPlan:
+def make_plan(round: int, peer: int, weights: dict[int, float], active: tuple[int, ...] = ()) -> RoundPlan:
+    """weights: by neighbour; the rest is the peer's own."""
     neighbors = tuple(sorted(weights))
     values = tuple(weights[j] for j in neighbors)
     return RoundPlan(round, peer, neighbors, values, 1.0 - sum(values), active)
@@ -82,7 +84,7 @@ class FixedSchedule:
         if first is None:
             local = self.mixing == "metropolis"
             row = metropolis_row(self.topology, peer) if local else self._matrix.row(peer)
-            first = self._first[peer] = _plan(0, peer, dict(row))
+            first = self._first[peer] = make_plan(0, peer, dict(row))
         return RoundPlan(round, peer, first.neighbors, first.weights, first.self_weight)
 
     def base(self, round: int) -> Topology:
@@ -92,7 +94,7 @@ class FixedSchedule:
         return self.topology.neighbors(peer)
 
     def digest(self) -> str:
-        return _digest("fixed", self.topology.digest(), self.mixing)
+        return digest_of("fixed", self.topology.digest(), self.mixing)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class RandomGraphSchedule:
         return _random_graph(self, number)
 
     def plan(self, round: int, peer: int) -> RoundPlan:
-        return _plan(round, peer, dict(metropolis_row(self.base(round), peer)))
+        return make_plan(round, peer, dict(metropolis_row(self.base(round), peer)))
 
     def base(self, round: int) -> Topology:
         return self.graph(round // self.every)
@@ -134,7 +136,7 @@ class RandomGraphSchedule:
 
     def digest(self) -> str:
         options = (self.degree, self.probability, self.radius, self.seed)
-        return _digest("random", self.name, self.num_peers, self.every, *options, self.graph(0).digest())
+        return digest_of("random", self.name, self.num_peers, self.every, *options, self.graph(0).digest())
 
 
 @lru_cache(maxsize=8)
@@ -180,7 +182,7 @@ class MatchaSchedule:
     def plan(self, round: int, peer: int) -> RoundPlan:
         active = self.active(round)
         partners = [self._partner[j][peer] for j in active if peer in self._partner[j]]
-        return _plan(round, peer, dict.fromkeys(partners, self.solution.alpha), active)
+        return make_plan(round, peer, dict.fromkeys(partners, self.solution.alpha), active)
 
     def base(self, round: int) -> Topology:
         return self.topology
@@ -191,7 +193,7 @@ class MatchaSchedule:
     def digest(self) -> str:
         solution = self.solution
         facts = (solution.matchings, solution.activation_probabilities, solution.alpha)
-        return _digest("matcha", self.topology.digest(), *facts, self.seed)
+        return digest_of("matcha", self.topology.digest(), *facts, self.seed)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class AlternatingSchedule:
         return found
 
     def digest(self) -> str:
-        return _digest("alternating", [schedule.digest() for schedule in self.schedules])
+        return digest_of("alternating", [schedule.digest() for schedule in self.schedules])
 
 
 @lru_cache(maxsize=64)

@@ -154,7 +154,7 @@ def peer(config: Config) -> None:
 
 
 @app.command()
-@with_options(["peers", "topology", "degree", "probability", "radius", "budget", "seed"])
+@with_options(["peers", "topology", "base_k", "degree", "probability", "radius", "budget", "seed"])
 def plan(
     config: Config,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,

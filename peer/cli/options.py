@@ -21,6 +21,7 @@ PANELS = {
     "Who talks to whom": (
         "algorithm",
         "topology",
+        "base_k",
         "degree",
         "probability",
         "radius",
@@ -43,6 +44,8 @@ PANELS = {
         "batch_size",
         "chunks",
         "local_steps",
+        "outer_lr",
+        "outer_momentum",
         "lr",
         "optimizer",
         "partition",

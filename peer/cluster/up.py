@@ -19,6 +19,7 @@ from peer.accounts.report import Run, make_report
 from peer.assembly import (
     BAD_INPUT,
     make_optimizer,
+    make_outer,
     make_real_scenario,
     make_schedule,
     make_stragglers,
@@ -69,6 +70,7 @@ def check(config: Config) -> Checked:
                 )
         make_schedule(config)
         make_wire(config)
+        make_outer(config)
         make_stragglers(config, make_real_scenario(config))
         task = load_task(config.task)
         partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)

@@ -36,7 +36,8 @@ def config_of(cell: Cell, base: Config) -> Config:
         "closing": cell.closing,
         "seed": base.seed + cell.seed,
     }
-    return validated({**base.model_dump(), **update, "report": None})
+    said = base.model_dump(exclude=set() if "topology" in base.model_fields_set else {"topology"})
+    return validated({**said, **update, "report": None})
 
 
 def command_line(config: Config) -> list[str]:
@@ -44,7 +45,9 @@ def command_line(config: Config) -> list[str]:
     words: list[str] = []
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
-        if name in _DECIDED or value == field.default:
+        if name in _DECIDED or (
+            value == field.default and name != "topology"
+        ):  # whose default is not that of every algorithm
             continue
         spelled = _SINGULAR.get(name, flag(name))
         if isinstance(value, bool):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias
@@ -20,7 +20,7 @@ from torch import Tensor
 from peer.gossip.compression import FP32, WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulated, Answer, Effect
-from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule, Topology
+from topology import FixedSchedule, RandomGraphSchedule, RoundPlan, Schedule, Topology, TopologyError
 
 WEIGHTINGS = ("samples", "peers")
 
@@ -39,13 +39,25 @@ class Optimizer(Protocol):
         """p: x[:p] are parameters, x[p:] float buffers, which an optimizer moves by minus their "gradient", whatever the rate."""
 
 
+class Outer(NamedTuple):
+    """How far the mean displacement of a round moves the parameters, and how much of the last round's move is kept."""
+
+    lr: float
+    momentum: float
+
+
+NO_OUTER_STEP = Outer(1.0, 0.0)
+
+
 @dataclass(slots=True)
 class PeerState:
     """What an algorithm works on. params: the master vector x_i [d], changed in place between effects only.
 
     samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them. A full round is
     batch_size * local_steps samples; with several local steps the trainer makes them, and `optimizer` is not used. wire: the format
-    of vectors on the wire. consensus_step: gamma of CHOCO-SGD, where the format needs it.
+    of vectors on the wire. consensus_step: gamma of CHOCO-SGD, where the format needs it, or of NoLoCo. outer: of the methods with an
+    outer step. num_params: elements of x_i that are parameters, before the float buffers; None: all. learning_rate_factor(samples): of
+    the base learning rate.
     """
 
     peer: int
@@ -58,6 +70,13 @@ class PeerState:
     local_steps: int = 1
     wire: WireFormat = FP32
     consensus_step: float = 1.0
+    outer: Outer = NO_OUTER_STEP
+    num_params: int | None = None
+    learning_rate_factor: Callable[[int], float] = lambda samples_clock: 1.0
+
+    @property
+    def num_parameters(self) -> int:
+        return self.params.numel() if self.num_params is None else self.num_params
 
 
 class Update(NamedTuple):
@@ -74,7 +93,8 @@ Score: TypeAlias = Generator[Effect, Answer, Update]
 
 @dataclass(frozen=True, slots=True)
 class ScheduleOptions:
-    """What a schedule is made from. random_graph_every = 0: one graph for all time."""
+    """What a schedule is made from. random_graph_every = 0: one graph for all time. varying: where the topology has other edges in each
+    round, its schedule; `topology` is their union then."""
 
     topology: Topology
     random_graph_every: int
@@ -84,6 +104,32 @@ class ScheduleOptions:
     mixing: str
     budget: float
     seed: int
+    varying: Schedule | None = None
+
+    def over_its_edges(self) -> Schedule:
+        """For an algorithm that may mix over any symmetric, doubly stochastic weights: the graph's, new random graphs', or those that
+        vary. Raises TopologyError."""
+        if self.varying is not None:
+            if self.random_graph_every:
+                raise TopologyError(
+                    f"--random-graph-every: {self.topology.name} changes in every round already; leave one of the two out"
+                )
+            if self.mixing != "metropolis":
+                raise TopologyError(
+                    f"--mixing: the weights of {self.topology.name} are its own; leave {self.mixing} out"
+                )
+            return self.varying
+        if self.random_graph_every == 0:
+            return FixedSchedule(self.topology, self.mixing)
+        return RandomGraphSchedule(
+            name=self.topology.name,
+            num_peers=self.topology.num_peers,
+            every=self.random_graph_every,
+            seed=self.seed,
+            degree=self.degree,
+            probability=self.probability,
+            radius=self.radius,
+        )
 
 
 class RoundBroken(Exception):
@@ -124,9 +170,24 @@ class Algorithm(ABC):
 
     #: Half a sentence on why each step has to be plain SGD, x <- x - eta g; empty if any optimizer will do.
     why_plain_sgd: ClassVar[str] = ""
+    #: Whether it is correct on a topology with other edges in each round (topology/varying.py), and half a sentence on why not.
+    takes_varying: ClassVar[bool] = False
+    why_not_varying: ClassVar[str] = "nobody has shown that it converges where the edges change from round to round"
+
+    #: Its rounds are made of the trainer's own steps, one of them with --local-steps 1: `Accumulated.displacement` is always there.
+    steps_locally: ClassVar[bool] = False
+    #: Its --outer-lr and --outer-momentum if the user says nothing; None: it has no outer step.
+    outer: ClassVar[Outer | None] = None
+    #: Whether --consensus-step is its own, whatever the format on the wire.
+    takes_consensus_step: ClassVar[bool] = False
 
     def __init__(self, state: PeerState) -> None:
         self.state = state
+
+    @classmethod
+    def why_not_outer(cls, outer: Outer, consensus_step: float, num_peers: int) -> str | None:
+        """A sentence if it diverges with these for sure."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -143,21 +204,6 @@ class Algorithm(ABC):
         if done.num_samples == 0:
             return 0.0
         return 1.0 / (self.state.batch_size if self.state.weighting == "samples" else done.num_samples)
-
-
-def graph_schedule(options: ScheduleOptions) -> Schedule:
-    """One graph for all time, or a new random one every R rounds. Raises TopologyError."""
-    if options.random_graph_every == 0:
-        return FixedSchedule(options.topology, options.mixing)
-    return RandomGraphSchedule(
-        name=options.topology.name,
-        num_peers=options.topology.num_peers,
-        every=options.random_graph_every,
-        seed=options.seed,
-        degree=options.degree,
-        probability=options.probability,
-        radius=options.radius,
-    )
 
 
 def mix_(

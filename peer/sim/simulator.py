@@ -26,6 +26,7 @@ from peer.assembly import (
     make_stragglers,
     make_wire,
     nominal_chunk_seconds,
+    steps_locally,
 )
 from peer.config import TIMING, Config
 from peer.exit_codes import ExitCode, Fatal
@@ -157,7 +158,7 @@ class Simulation:
         self._sized = True
         self.evaluator = Evaluator(task, config.seed)
         fuse = not exact and model.layout.num_buffers == 0
-        if fuse and config.local_steps == 1 and assistant.is_of_use(task):
+        if fuse and not steps_locally(config) and assistant.is_of_use(task):
             self._assistant = Assistant(config.task, config.seed, model.layout.dim, config.batch_size)
         for i in range(config.peers):
             stream = SampleStream(shares[i], config.seed, i, config.chunk_samples)

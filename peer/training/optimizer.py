@@ -45,18 +45,23 @@ class MasterOptimizer:
 
     @property
     def num_params(self) -> int:
+        """Elements of x that are parameters; float buffers come after them."""
         return self._layout.num_params
+
+    def learning_rate_factor(self, samples_clock: int) -> float:
+        """Of the base learning rate, when the cluster has trained on so many samples."""
+        return self._task.learning_rate_factor(samples_clock)
 
     def learning_rate(self, samples_clock: int) -> float:
         """lr of a plain SGD step at that clock. Raises RuntimeError if the optimizer is another, which has no such one."""
         if not self._plain:
             raise RuntimeError("only plain SGD has one learning rate for all parameters.")
-        return self._base_lrs[0] * self._task.learning_rate_factor(samples_clock)
+        return self._base_lrs[0] * self.learning_rate_factor(samples_clock)
 
     @torch.no_grad()
     def step(self, gradient: Tensor, samples_clock: int) -> None:
         """One step with a mean gradient [d] when the cluster has trained on `samples_clock` samples."""
-        factor = self._task.learning_rate_factor(samples_clock)
+        factor = self.learning_rate_factor(samples_clock)
         for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = base * factor
         num_params = self._layout.num_params

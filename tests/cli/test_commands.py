@@ -42,6 +42,22 @@ def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Grapevine) -> None
         assert word in done.out
 
 
+def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
+    done = grapevine("plan", "--topology", "base", "--peers", "5")
+    assert done.code == 0, done.err
+    for word in ("exact after 5 rounds", "5 edges in all rounds together", "0-1 (0.5)  3-4 (0.8)"):
+        assert word in done.out
+    facts = json.loads(grapevine("plan", "--topology", "base", "--peers", "5", "--json").out)
+    assert (facts["rounds_to_consensus"], len(facts["rounds"]), facts["rounds"][2]) == (
+        5,
+        5,
+        [[0, 1, 0.5], [3, 4, 0.8]],
+    )
+    facts = json.loads(grapevine("plan", "--topology", "equidyn", "--rounds", "6", "--json").out)
+    assert (facts["rounds_to_consensus"], len(facts["rounds"]), facts["max_degree_in_a_round"]) == (None, 6, 1)
+    assert 0.5 < facts["contraction"] < 2 / 3
+
+
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
@@ -57,6 +73,26 @@ def test_plan_for_people_has_a_table_and_a_drawing(grapevine: Grapevine) -> None
         (["up", "--optimizer", "adaam"], 2, "did you mean 'adam'?"),
         (["up", "--report", "/no/such/folder/r.json"], 2, "/no/such/folder"),
         (["up", "--algorithm", "ring-all-reduce", "--topology", "star"], 2, "use --topology ring"),
+        (["up", "--outer-lr", "0.5"], 2, "--outer-lr: dpsgd has no outer step; it is for slowmo, diloco, noloco"),
+        (["up", "--algorithm", "noloco", "--topology", "ring"], 2, "use --topology complete, not ring"),
+        (["up", "--algorithm", "diloco", "--topology", "base"], 2, "diloco can't run on base: it passes shards"),
+        (["up", "--algorithm", "diloco", "--wire-dtype", "top-k:0.1"], 2, "diloco can't send top-k:0.1"),
+        (["up", "--algorithm", "slowmo", "--outer-momentum", "1"], 2, "--outer-momentum: input should be less than 1"),
+        (
+            ["up", "--algorithm", "noloco", "--outer-momentum", "0.9"],
+            2,
+            "--consensus-step: with --outer-momentum 0.9 and 8 peers noloco drives them apart from 0.436 on",
+        ),
+        (["up", "--base-k", "2"], 2, "--base-k: ring has none; it is for --topology base"),
+        (
+            ["up", "--topology", "base", "--algorithm", "matcha"],
+            2,
+            "matcha can't run on base: it decides on its own which edges of one graph talk in a round; dpsgd can",
+        ),
+        (["up", "--topology", "equidyn", "--algorithm", "ring-all-reduce"], 2, "it passes shards along the ring"),
+        (["up", "--topology", "base", "--random-graph-every", "5"], 2, "base changes in every round already"),
+        (["up", "--topology", "base", "--mixing", "best-constant"], 2, "the weights of base are its own"),
+        (["plan", "--topology", "one-peer-exponential", "--peers", "6"], 2, "not a power of two"),
         (["up", "--random-graph-every", "5"], 2, "ring is the same graph every time"),
         (["up", "--peers", "2000"], 2, "cannot be divided among 2000 peers"),
         (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm, PeerState, Score, Update
+from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Outer, PeerState, Score, Update
 from peer.gossip.compression import wire_format
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
@@ -55,8 +55,8 @@ class PlainSGD:
 
 
 class Conductor:
-    """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps.
-    wire: None: the first that the algorithm takes."""
+    """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps;
+    and always where the algorithm wants it. wire: None: the first that the algorithm takes."""
 
     def __init__(
         self,
@@ -74,6 +74,8 @@ class Conductor:
         wire: str | None = None,
         consensus_step: float | None = None,
         losses: Losses = nobody_is_best_for_ever,
+        outer: Outer = NO_OUTER_STEP,
+        num_params: int | None = None,
     ) -> None:
         name = WireDtype.parse(wire or algorithm.wire_dtypes[0])
         self.schedule = schedule
@@ -88,12 +90,14 @@ class Conductor:
                     weighting=weighting,
                     wire=wire_format(name),
                     consensus_step=default_step(name.fraction) if consensus_step is None else consensus_step,
+                    outer=outer,
+                    num_params=num_params,
                 )
             )
             for i in range(len(params))
         ]
         self._lr = lr
-        self._displaced = displaced
+        self._displaced = displaced or algorithm.steps_locally
         self._lost = lost
         self._deaf = deaf
         self._losses = losses

@@ -14,8 +14,8 @@ from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from tests.gossip.conductor import Conductor
-from tests.gossip.test_contract import schedule_of
-from topology import Schedule
+from tests.gossip.test_contract import no_gradient, schedule_of
+from topology import Schedule, build_varying
 
 N, D, LR = 8, 5, 0.05
 GENERATOR = np.random.default_rng(3)
@@ -94,3 +94,26 @@ def test_matcha_without_an_active_edge_is_a_local_step() -> None:
 
 def test_every_algorithm_is_registered_under_its_own_name() -> None:
     assert {name: cls.name for name, cls in ALGORITHMS.items()} == {name: name for name in ALGORITHMS}
+
+
+@pytest.mark.parametrize(("name", "n"), [("base", 5), ("base", 6), ("base", 12), ("one-peer-exponential", 8)])
+def test_finite_time_consensus_is_that_of_the_vectors(name: str, n: int) -> None:
+    """After the period of the schedule all peers have the mean, up to float32 (Takezawa et al. 2023; Ying et al. 2021)."""
+    schedule = build_varying(name, n)
+    assert schedule.period is not None
+    start = torch.randn(n, D, generator=torch.Generator().manual_seed(n))
+    conductor = Conductor(DPSGD, schedule, start)
+    for k in range(schedule.period):
+        conductor.play(2 * schedule.period + k, no_gradient)
+    assert torch.allclose(conductor.params, start.mean(0).expand(n, D), atol=1e-6)
+
+
+@pytest.mark.parametrize("wire", ["fp16", "int8", "top-k:0.5"])
+def test_every_format_agrees_where_edges_change(wire: str) -> None:
+    start = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
+    conductor = Conductor(DPSGD, build_varying("base", 6), start, wire=wire)
+    for k in range(120):
+        conductor.play(k, no_gradient)
+    mean = start.mean(0)
+    assert torch.allclose(conductor.params.mean(0), mean, atol=1e-6)
+    assert float((conductor.params - mean).norm() / (start - mean).norm()) < 1e-3

@@ -17,7 +17,16 @@ OWN_OPTIMIZER: dict[str, object] = {"task": "tests.gossip.tasks:OwnOptimizer"}
 REFUSED: list[tuple[str, dict[str, object], str]] = [
     # topology
     ("ring-all-reduce", {"topology": "star"}, "use --topology ring, not star"),
-    ("ring-all-reduce", RANDOM, "--random-graph-every: ring-all-reduce can't draw random graphs: shards go along one ring"),
+    ("ring-all-reduce", RANDOM, "--random-graph-every: ring-all-reduce can't draw random graphs: it passes shards along"),
+    ("slowmo", RANDOM, "slowmo can't draw random graphs: it passes shards along the ring"),
+    ("diloco", RANDOM, "diloco can't draw random graphs: it passes shards along the ring"),
+    ("noloco", RANDOM, "noloco can't draw random graphs: it pairs all peers at random on its own"),
+    ("noloco", {"topology": "ring"}, "use --topology complete, not ring"),
+    ("ring-all-reduce", {"topology": "base"}, "can't run on base: it passes shards along the ring of all peers"),
+    ("matcha", {"topology": "base"}, "can't run on base: it decides on its own which edges of one graph talk"),
+    ("gradient-tracking", {"topology": "equidyn"}, "can't run on equidyn: it keeps a vector for each edge"),
+    ("choco-sgd", {"topology": "one-peer-exponential"}, "can't run on one-peer-exponential: a replica learns only while"),
+    ("al-dsgd", {"topology": "base"}, "can't run on base: it alternates between copies of one graph"),
     ("matcha", RANDOM, "matcha can't draw random graphs: its matchings and probabilities are solved for one graph"),
     ("al-dsgd", RANDOM, "al-dsgd can't draw random graphs: it alternates between copies of one graph"),
     ("al-matcha", RANDOM, "al-matcha can't draw random graphs"),
@@ -26,6 +35,9 @@ REFUSED: list[tuple[str, dict[str, object], str]] = [
     ("dpsgd", {**RANDOM, "wire_dtype": "int8"}, "int8 keeps two vectors for each edge, and with --random-graph-every"),
     # compression
     ("ring-all-reduce", {"wire_dtype": "top-k:0.1"}, "can't send top-k:0.1: every hop would drop"),
+    ("slowmo", {"wire_dtype": "top-k:0.1"}, "can't send top-k:0.1: every hop would drop"),
+    ("diloco", {"wire_dtype": "top-k:0.1"}, "can't send top-k:0.1: every hop would drop"),
+    ("noloco", {"wire_dtype": "int8"}, "noloco can't send int8"),
     ("qg-dsgdm", {"wire_dtype": "int8"}, "can't send int8: its momentum takes every change of the model for progress"),
     ("qg-dsgdm", {"wire_dtype": "top-k:0.1"}, "can't send top-k:0.1"),
     ("gradient-tracking", {"wire_dtype": "bf16"}, "can't send bf16: rounding puts a floor under the error"),
@@ -75,6 +87,8 @@ def test_every_reason_an_algorithm_gives_is_in_the_table() -> None:
 def test_what_is_not_refused_starts(algorithm: str) -> None:
     kind = ALGORITHMS[algorithm]
     options: dict[str, object] = {} if kind.why_no_random_graphs else RANDOM
+    if kind.takes_varying:
+        Simulation(config(algorithm=algorithm, topology="base"))
     wire = {"top-k": "top-k:0.1"}
     if not kind.why_no_local_steps:
         options = {**options, "local_steps": 2}

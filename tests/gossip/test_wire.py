@@ -58,7 +58,7 @@ def rounded(wire: str, x: Tensor) -> Tensor:
 
 
 def test_every_format_is_declared_by_somebody_and_a_new_algorithm_has_to_say_so() -> None:
-    assert len(COMBINATIONS) == 22
+    assert len(COMBINATIONS) == 31
     assert Algorithm.wire_dtypes == ("fp32",)
 
 

@@ -85,6 +85,26 @@ async def test_random_graphs_end_with_the_same_bits_as_the_daemon() -> None:
     assert torch.equal(simulated.models(), torch.stack([peer.player.master.params for peer in rig.peers]))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"topology": "base", "peers": 5},
+        {"topology": "base", "peers": 7, "base_k": 2},
+        {"topology": "one-peer-exponential", "wire_dtype": "int8"},
+        {"topology": "equidyn", "peers": 5},
+    ],
+    ids=lambda options: options["topology"],
+)
+async def test_topologies_that_vary_end_with_the_same_bits_as_the_daemon(options: dict[str, object]) -> None:
+    settings = config(**options, closing="barrier", max_rounds=12)
+    rig = Rig(settings)
+    real = await rig.run()
+    simulated = Simulation(settings, exact=True)
+    simulated.run()
+    assert torch.equal(simulated.models(), torch.stack([peer.player.master.params for peer in rig.peers]))
+    assert [summary.edges_lost for summary in real] == [{}] * settings.peers
+
+
 @pytest.mark.parametrize("task", ["digits-cnn", "digits"])
 def test_fused_chunks_are_the_same_sums_up_to_rounding_and_batchnorm_is_never_fused(task: str) -> None:
     settings = config(task=task, closing="barrier", max_rounds=3, peers=2)

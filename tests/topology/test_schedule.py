@@ -15,14 +15,17 @@ from topology import (
     FixedSchedule,
     MatchaSchedule,
     RandomGraphSchedule,
+    RandomPairsSchedule,
     RoundPlan,
     Schedule,
     TopologyError,
     build,
+    build_varying,
     stable_seed,
     stable_uniform,
 )
 from topology.graph import laplacian
+from topology.varying import EquiDynSchedule
 
 SCHEDULES: list[Schedule] = [
     FixedSchedule(build("torus", 12)),
@@ -32,6 +35,13 @@ SCHEDULES: list[Schedule] = [
     RandomGraphSchedule("erdos-renyi", 9, every=1, seed=4, probability=0.5),
     AlternatingSchedule(tuple(FixedSchedule(build("star", 9).relabelled(seed)) for seed in (1, 2, 3))),
     AlternatingSchedule((MatchaSchedule(graph_0, 0.5, seed=3), MatchaSchedule(graph_0.relabelled(1), 0.5, seed=3))),
+    build_varying("base", 14, k=3),
+    build_varying("base", 14),
+    build_varying("one-peer-exponential", 8),
+    build_varying("equidyn", 19, seed=4),
+    build_varying("equidyn", 19, seed=5),
+    RandomPairsSchedule(7, seed=4),
+    RandomPairsSchedule(7, seed=5),
 ]
 
 
@@ -62,6 +72,16 @@ def test_golden_schedule_of_graph_0() -> None:
     assert [schedule.active(k) for k in range(8)] == GOLDEN_ACTIVE
 
 
+def test_golden_rounds_of_equidyn_and_of_random_pairs() -> None:
+    schedule = EquiDynSchedule(12, seed=3)
+    assert schedule.basis == GOLDEN_BASIS
+    assert schedule.pairs(7) == GOLDEN_PAIRS
+    assert [RandomPairsSchedule(7, seed=4).plan(2, i).neighbors for i in range(7)] == GOLDEN_PARTNERS
+
+
+GOLDEN_BASIS = (1, 2, 3, 4, 5, 7, 9, 11)
+GOLDEN_PAIRS = ((0, 9), (1, 10), (2, 5), (3, 6), (4, 7), (8, 11))
+GOLDEN_PARTNERS: list[tuple[int, ...]] = [(1,), (0,), (), (6,), (5,), (4,), (3,)]
 GOLDEN_THIRD_GRAPH = ((0, 2), (0, 3), (0, 5), (1, 2), (1, 3), (1, 4), (2, 4), (3, 5), (4, 5))
 GOLDEN_UNIFORM = 0.48693242692573235
 GOLDEN_SEED = 7593473038940462950

@@ -48,6 +48,7 @@ class ALDSGD(Algorithm):
     sends_after_close: ClassVar[bool] = True
     keeps_mean: ClassVar[bool] = False
     why_not_others: ClassVar[str] = "nobody has shown that leaders seen through rounding lead anywhere"
+    why_not_varying: ClassVar[str] = "it alternates between copies of one graph"
     why_no_random_graphs: ClassVar[str] = "it alternates between copies of one graph"
 
     def __init__(self, state: PeerState) -> None:

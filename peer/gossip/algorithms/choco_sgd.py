@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from peer.gossip.algorithm import ScheduleOptions, Score, graph_schedule
+from peer.gossip.algorithm import ScheduleOptions, Score
 from peer.gossip.delivery import Delivery
 from peer.gossip.gossip_round import adapt_then_combine
 from peer.gossip.mixing import GossipAlgorithm
@@ -40,11 +40,12 @@ class ChocoSGD(GossipAlgorithm):
     why_not_others: ClassVar[str] = (
         "it is gossip of compressed differences, and these leave nothing out worth keeping for later"
     )
+    why_not_varying: ClassVar[str] = "a replica learns only while its edge talks, and these seldom do"
     why_no_random_graphs: ClassVar[str] = "it keeps two vectors for each edge, and edges would come without end"
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
-        return graph_schedule(options)
+        return options.over_its_edges()
 
     def round(self, plan: RoundPlan) -> Score:
         return adapt_then_combine(self, plan)

@@ -36,7 +36,6 @@ from peer.gossip.algorithm import (
     ScheduleOptions,
     Score,
     Update,
-    graph_schedule,
     is_finite,
     mix_,
     scaled,
@@ -68,6 +67,9 @@ class GradientTracking(Algorithm):
     why_not_others: ClassVar[str] = (
         "rounding puts a floor under the error, and to have none is what it sends two vectors for"
     )
+    why_not_varying: ClassVar[str] = (
+        "it keeps a vector for each edge that was ever used, and each loss on a seldom one would last"
+    )
     why_no_random_graphs: ClassVar[str] = "it keeps a vector for each edge, and edges would come without end"
     why_no_local_steps: ClassVar[str] = "what it tracks is the gradient at the models that were mixed"
     why_plain_sgd: ClassVar[str] = (
@@ -86,7 +88,7 @@ class GradientTracking(Algorithm):
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
-        return graph_schedule(options)
+        return options.over_its_edges()
 
     def round(self, plan: RoundPlan) -> Score:
         done, inbox = yield from accumulate_beside(self._exchange(plan))

@@ -21,6 +21,7 @@ class Matcha(GossipAlgorithm):
     delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
     sends_after_close: ClassVar[bool] = False
     why_no_random_graphs: ClassVar[str] = "its matchings and probabilities are solved for one graph"
+    why_not_varying: ClassVar[str] = "it decides on its own which edges of one graph talk in a round"
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from peer.gossip.algorithm import PeerState, ScheduleOptions, Score, Update, graph_schedule, scaled, zeros
+from peer.gossip.algorithm import PeerState, ScheduleOptions, Score, Update, scaled, zeros
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated
 from peer.gossip.gossip_round import mix_with_neighbors
@@ -37,6 +37,7 @@ class QGDSGDm(GossipAlgorithm):
     why_not_others: ClassVar[str] = (
         "its momentum takes every change of the model for progress, so also the catching up of replicas"
     )
+    takes_varying: ClassVar[bool] = True
     why_no_local_steps: ClassVar[str] = "its momentum is part of every step, and is only known where models are mixed"
     why_plain_sgd: ClassVar[str] = "quasi-global momentum is the optimizer"
 
@@ -46,7 +47,7 @@ class QGDSGDm(GossipAlgorithm):
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
-        return graph_schedule(options)
+        return options.over_its_edges()
 
     def round(self, plan: RoundPlan) -> Score:
         done = yield Accumulate()
