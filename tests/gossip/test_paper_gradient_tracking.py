@@ -14,6 +14,7 @@ from tests.gossip.conductor import Conductor
 from tests.gossip.test_contract import params, schedule_of, some_gradient
 from tests.gossip.test_paper_qg_dsgdm import distances
 from tests.gossip.test_papers import LR, QUADRATICS, TARGETS, D, N, mixing_matrix, quadratic
+from topology import VARYING, build_varying
 
 
 def broken_law(conductor: Conductor, who: range | list[int] = range(N)) -> float:
@@ -26,8 +27,10 @@ def broken_law(conductor: Conductor, who: range | list[int] = range(N)) -> float
     return float(total.abs().max())
 
 
-def made(**options: object) -> Conductor:
-    return Conductor(GradientTracking, schedule_of(GradientTracking, N), params(n=N, d=D), **options)  # type: ignore[arg-type]
+def made(topology: str = "ring", **options: object) -> Conductor:
+    varies = topology in VARYING
+    schedule = build_varying(topology, N) if varies else schedule_of(GradientTracking, N, topology)
+    return Conductor(GradientTracking, schedule, params(n=N, d=D), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("topology", ["ring", "star"])
@@ -54,10 +57,11 @@ def test_with_a_constant_step_it_reaches_the_optimum_before_which_dpsgd_stalls()
     assert theirs[-1] == pytest.approx(theirs[rounds // 2], rel=1e-3), "it does not get nearer"
 
 
-def test_the_sum_of_the_trackers_is_that_of_the_gradients_whatever_is_lost() -> None:
+@pytest.mark.parametrize("topology", ["ring", "base", "equidyn"])
+def test_the_sum_of_the_trackers_is_that_of_the_gradients_whatever_is_lost(topology: str) -> None:
     rng = random.Random(2)
     lost = {(k, i, j) for k in range(60) for i in range(N) for j in range(N) if rng.random() < 0.3}
-    conductor = made(lr=0.01, lost=lambda k, i, j: (k, i, j) in lost)
+    conductor = made(topology, lr=0.01, lost=lambda k, i, j: (k, i, j) in lost)
     for k in range(60):
         conductor.play(k, some_gradient)  # some finish nothing
         assert broken_law(conductor) < 1e-4

@@ -24,8 +24,6 @@ REFUSED: list[tuple[str, dict[str, object], str]] = [
     ("noloco", {"topology": "ring"}, "use --topology complete, not ring"),
     ("ring-all-reduce", {"topology": "base"}, "can't run on base: it passes shards along the ring of all peers"),
     ("matcha", {"topology": "base"}, "can't run on base: it decides on its own which edges of one graph talk"),
-    ("gradient-tracking", {"topology": "equidyn"}, "can't run on equidyn: it keeps a vector for each edge"),
-    ("choco-sgd", {"topology": "one-peer-exponential"}, "can't run on one-peer-exponential: a replica learns only while"),
     ("al-dsgd", {"topology": "base"}, "can't run on base: it alternates between copies of one graph"),
     ("matcha", RANDOM, "matcha can't draw random graphs: its matchings and probabilities are solved for one graph"),
     ("al-dsgd", RANDOM, "al-dsgd can't draw random graphs: it alternates between copies of one graph"),

@@ -40,7 +40,7 @@ class ChocoSGD(GossipAlgorithm):
     why_not_others: ClassVar[str] = (
         "it is gossip of compressed differences, and these leave nothing out worth keeping for later"
     )
-    why_not_varying: ClassVar[str] = "a replica learns only while its edge talks, and these seldom do"
+    takes_varying: ClassVar[bool] = True
     why_no_random_graphs: ClassVar[str] = "it keeps two vectors for each edge, and edges would come without end"
 
     @classmethod

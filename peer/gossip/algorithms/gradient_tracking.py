@@ -67,9 +67,7 @@ class GradientTracking(Algorithm):
     why_not_others: ClassVar[str] = (
         "rounding puts a floor under the error, and to have none is what it sends two vectors for"
     )
-    why_not_varying: ClassVar[str] = (
-        "it keeps a vector for each edge that was ever used, and each loss on a seldom one would last"
-    )
+    takes_varying: ClassVar[bool] = True
     why_no_random_graphs: ClassVar[str] = "it keeps a vector for each edge, and edges would come without end"
     why_no_local_steps: ClassVar[str] = "what it tracks is the gradient at the models that were mixed"
     why_plain_sgd: ClassVar[str] = (
