@@ -33,9 +33,8 @@ class VaryingSchedule(Schedule, Protocol):
         """Rounds after which everybody has the mean of all, exactly, and it begins again; None: it never is exact."""
 
     @property
-    def contraction(self) -> float:
-        """The factor by which the mean squared distance from the mean shrinks a round, at worst in expectation; 0 if `period`
-        rounds make it nothing."""
+    def contraction(self) -> float | None:
+        """The factor by which the mean squared distance from the mean shrinks a round, in expectation, at worst; None with a period."""
 
 
 def build_varying(name: str, num_peers: int, *, seed: int = 0, k: int | None = None) -> VaryingSchedule:
@@ -71,8 +70,8 @@ class PeriodicSchedule:
         return len(self.rounds)
 
     @property
-    def contraction(self) -> float:
-        return 0.0
+    def contraction(self) -> None:
+        return None
 
     @cached_property
     def _union(self) -> Topology:

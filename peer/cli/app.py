@@ -160,7 +160,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds to draw")] = 24,
 ) -> None:
-    """Print the topology and MATCHA's schedule on it."""
+    """Print the topology and MATCHA's schedule on it, or its own where it changes from round to round."""
     from peer.cli.plan import show_plan
 
     show_plan(config, console, as_json=as_json, rounds=rounds)

@@ -60,7 +60,7 @@ def _show_varying(config: Config, console: Console, *, as_json: bool, rounds: in
         "topology": f"{config.topology}, {facts['num_peers']} peers, max degree {facts['max_degree_in_a_round']} in a round",
         "links": f"{facts['num_edges']} edges in all rounds together, max degree {facts['max_degree']}",
     }
-    if schedule.period is not None:
+    if schedule.contraction is None:
         rows["consensus"] = f"exact after {schedule.period} rounds, which then begin again"
     else:
         rows["contraction"] = (

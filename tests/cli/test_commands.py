@@ -48,6 +48,7 @@ def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
     for word in ("exact after 5 rounds", "5 edges in all rounds together", "0-1 (0.5)  3-4 (0.8)"):
         assert word in done.out
     facts = json.loads(grapevine("plan", "--topology", "base", "--peers", "5", "--json").out)
+    assert facts["contraction"] is None
     assert (facts["rounds_to_consensus"], len(facts["rounds"]), facts["rounds"][2]) == (
         5,
         5,

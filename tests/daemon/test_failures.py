@@ -212,7 +212,7 @@ async def test_a_ring_waits_for_the_slow_as_long_as_a_round_may_last(monkeypatch
     assert summaries[0].seconds > 3 * 0.3 * 0.9
 
 
-@pytest.mark.parametrize("algorithm", ["ring-all-reduce", "dpsgd", "matcha"])
+@pytest.mark.parametrize("algorithm", ["ring-all-reduce", "dpsgd", "matcha", "noloco"])
 @pytest.mark.parametrize("closing", ["first", "barrier"])
 async def test_a_stop_in_the_middle_of_a_round_is_clean(algorithm: str, closing: str) -> None:
     """One peer is asked to stop; a ring ends with it, the others of a gossip run go on until they are asked as well."""
