@@ -164,6 +164,13 @@ class NoStep:
     def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         return None
 
+    def learning_rate(self, samples_clock: int) -> float:
+        return 1.0
+
+    @property
+    def num_params(self) -> int:
+        return 0
+
 
 class Ours:
     """One peer's transport and what it is ordered to do with it. Also its listener."""

@@ -32,7 +32,8 @@ BAD_INPUT = (ConfigError, TopologyError, TaskError, PartitionError, StragglerErr
 
 
 def make_schedule(config: Config) -> Schedule:
-    """Who talks to whom. Raises TopologyError."""
+    """Who talks to whom. Raises TopologyError, or ConfigError if the algorithm is not correct with the other options."""
+    check_method(config)
     kind, varying = ALGORITHMS[config.algorithm], _make_varying(config)
     if varying is not None and not kind.takes_varying:
         raise TopologyError(
@@ -71,9 +72,31 @@ def _make_graph(config: Config) -> Topology:
     )
 
 
+def check_method(config: Config) -> None:
+    """Raises ConfigError if the algorithm is not correct with the other options, with the reason."""
+    kind = ALGORITHMS[config.algorithm]
+    if config.local_steps > 1 and kind.why_no_local_steps:
+        raise ConfigError(
+            f"--local-steps: {config.algorithm} makes one step between two exchanges: {kind.why_no_local_steps}; leave it at 1"
+        )
+    if config.random_graph_every and kind.why_no_random_graphs:
+        raise ConfigError(
+            f"--random-graph-every: {config.algorithm} can't draw random graphs: {kind.why_no_random_graphs}; leave it at 0"
+        )
+    if config.optimizer != "sgd" and kind.why_plain_sgd:
+        raise ConfigError(
+            f"--optimizer: {config.algorithm} can't use {config.optimizer}: {kind.why_plain_sgd}; use sgd"
+        )
+
+
+def wire_dtype(config: Config) -> WireDtype:
+    """The config's, or else the first that the algorithm takes."""
+    return WireDtype.parse(config.wire_dtype or ALGORITHMS[config.algorithm].wire_dtypes[0])
+
+
 def make_wire(config: Config) -> WireFormat:
     """The format of vectors on the wire. Raises ConfigError if it is not correct with the algorithm, or with random graphs."""
-    name, kind = WireDtype.parse(config.wire_dtype), ALGORITHMS[config.algorithm]
+    name, kind = wire_dtype(config), ALGORITHMS[config.algorithm]
     if name.kind not in kind.wire_dtypes:
         raise ConfigError(
             f"--wire-dtype: {config.algorithm} can't send {name}: {kind.why_not_others}; "
@@ -87,8 +110,8 @@ def make_wire(config: Config) -> WireFormat:
         )
     if config.consensus_step is not None and not (replicas or kind.takes_consensus_step):
         raise ConfigError(
-            f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; it is for noloco, and for dpsgd and matcha with int8"
-            " or top-k"
+            f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; "
+            "it is for noloco, and for dpsgd, matcha and choco-sgd with int8 or top-k"
         )
     try:
         return wire_format(name)
@@ -118,7 +141,7 @@ def _names_with_outer() -> str:
 
 
 def _consensus_step(config: Config) -> float:
-    return config.consensus_step or default_step(WireDtype.parse(config.wire_dtype).fraction)
+    return config.consensus_step or default_step(wire_dtype(config).fraction)
 
 
 def steps_locally(config: Config) -> bool:
@@ -203,8 +226,14 @@ def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor]
 
 
 def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:
-    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError."""
-    return MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
+    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError; ConfigError if the algorithm needs another."""
+    made = MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
+    reason = ALGORITHMS[config.algorithm].why_plain_sgd
+    if reason and not made.is_plain_sgd:
+        raise ConfigError(
+            f"--task: {config.algorithm} can't use the optimizer that {config.task} brings along: {reason}; take its optimizer() away"
+        )
+    return made
 
 
 def make_model(config: Config, task: Task) -> FlatModel:

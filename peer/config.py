@@ -46,9 +46,19 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
 
     # who talks to whom
-    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "slowmo", "diloco", "noloco"] = Field(
-        "dpsgd", description="How peers agree [alike]"
-    )
+    algorithm: Literal[
+        "ring-all-reduce",
+        "dpsgd",
+        "matcha",
+        "slowmo",
+        "diloco",
+        "noloco",
+        "qg-dsgdm",
+        "gradient-tracking",
+        "choco-sgd",
+        "al-dsgd",
+        "al-matcha",
+    ] = Field("dpsgd", description="How peers agree [alike]")
     topology: str = Field(
         "ring",
         description="ring, torus, complete (noloco's default), star, exponential, random-regular, erdos-renyi, geometric, a JSON file of "
@@ -69,7 +79,7 @@ class Config(BaseModel):
         None, gt=0, description="Radius of geometric in the unit square (default: surely connected) [alike]"
     )
     random_graph_every: int = Field(
-        0, ge=0, description="dpsgd: a new random graph every R rounds; 0: one for all time [alike]"
+        0, ge=0, description="dpsgd and its relatives: a new random graph every R rounds; 0: one for all time [alike]"
     )
     mixing: Literal["metropolis", "best-constant"] = Field(
         "metropolis", description="Weights of dpsgd on a fixed graph [alike]"
@@ -79,15 +89,17 @@ class Config(BaseModel):
     )
 
     # what goes over the wire
-    wire_dtype: str = Field(
-        "fp32",
-        description="Format of vectors: fp32, bf16, fp16, int8, or top-k:R, the fraction R of the elements (dpsgd, matcha) [alike]",
+    wire_dtype: str | None = Field(
+        None,
+        description="Format of vectors: fp32, bf16, fp16, int8, or top-k:R, the fraction R of the elements "
+        "(default: fp32, or int8 for choco-sgd) [alike]",
     )
     consensus_step: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="gamma of noloco (1), of dpsgd and matcha with int8 (1) or top-k:R (R); more agrees faster until it diverges [alike]",
+        description="gamma of noloco (1), of dpsgd, matcha, choco-sgd with int8 (1) or top-k:R (R); "
+        "more agrees faster until it diverges [alike]",
     )
 
     # when a round ends
@@ -231,8 +243,8 @@ class Config(BaseModel):
 
     @field_validator("wire_dtype")
     @classmethod
-    def _wire_dtype(cls, value: str) -> str:
-        return str(WireDtype.parse(value))  # one spelling, since peers compare it
+    def _wire_dtype(cls, value: str | None) -> str | None:
+        return None if value is None else str(WireDtype.parse(value))  # one spelling, since peers compare it
 
     @field_validator("straggler", "addresses", mode="before")
     @classmethod
@@ -247,8 +259,6 @@ class Config(BaseModel):
             raise ValueError(
                 f"chunks: {self.chunks} chunks do not divide a batch of {self.batch_size} samples; {near} would"
             )
-        if self.random_graph_every and self.algorithm != "dpsgd":
-            raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
         if self.device != "cpu" and self.trainer == "process":
             raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
         if self.base_k is not None and self.topology != "base":

@@ -16,7 +16,14 @@ from topology.matcha import MatchaPlan, periodic_rho, solve
 from topology.matching import decompose, misra_gries
 from topology.mixing import MIXINGS, MixingMatrix, best_constant, metropolis, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
-from topology.schedule import FixedSchedule, MatchaSchedule, RandomGraphSchedule, RoundPlan, Schedule
+from topology.schedule import (
+    AlternatingSchedule,
+    FixedSchedule,
+    MatchaSchedule,
+    RandomGraphSchedule,
+    RoundPlan,
+    Schedule,
+)
 from topology.varying import RandomPairsSchedule, VaryingSchedule, build_varying
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "RANDOM_TOPOLOGIES",
     "TOPOLOGIES",
     "VARYING",
+    "AlternatingSchedule",
     "Edge",
     "FixedSchedule",
     "MatchaPlan",

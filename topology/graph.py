@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topology import random_graphs
+from topology.randomness import stable_uniform
 from topology.suggestion import nearest
 
 Edge = tuple[int, int]
@@ -124,6 +125,16 @@ class Topology:
         graph.add_nodes_from(range(self.num_peers))
         graph.add_edges_from(self.edges)
         return graph
+
+    def relabelled(self, seed: int) -> Topology:
+        """The same graph with its places dealt to the peers anew, by that seed. A decomposition that came with it comes along."""
+        ids = sorted(range(self.num_peers), key=lambda peer: stable_uniform(seed, "relabelled", peer))
+
+        def moved(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+            return tuple(sorted((min(ids[i], ids[j]), max(ids[i], ids[j])) for i, j in edges))
+
+        matchings = None if self.matchings is None else tuple(map(moved, self.matchings))
+        return Topology(self.name, self.num_peers, moved(self.edges), matchings)
 
     def digest(self) -> str:
         """Equal on two peers if and only if they have the same graph (and fixed matchings)."""

@@ -196,6 +196,40 @@ class MatchaSchedule:
         return digest_of("matcha", self.topology.digest(), *facts, self.seed)
 
 
+@dataclass(frozen=True)
+class AlternatingSchedule:
+    """Round k follows schedule k mod R of R over the same peers. Links to the neighbours in all of them are open all the time."""
+
+    schedules: tuple[Schedule, ...]
+
+    @property
+    def num_peers(self) -> int:
+        return self.schedules[0].num_peers
+
+    def _of(self, round: int) -> Schedule:
+        return self.schedules[round % len(self.schedules)]
+
+    def plan(self, round: int, peer: int) -> RoundPlan:
+        return self._of(round).plan(round, peer)
+
+    def base(self, round: int) -> Topology:
+        return self._of(round).base(round)
+
+    @cached_property
+    def _links(self) -> dict[int, tuple[int, ...]]:
+        return {}
+
+    def links(self, round: int, peer: int) -> tuple[int, ...]:
+        found = self._links.get(peer)
+        if found is None:
+            everybody = {j for schedule in self.schedules for j in schedule.links(0, peer)}
+            found = self._links[peer] = tuple(sorted(everybody))
+        return found
+
+    def digest(self) -> str:
+        return digest_of("alternating", [schedule.digest() for schedule in self.schedules])
+
+
 @lru_cache(maxsize=64)
 def _active(seed: int, round: int, probabilities: tuple[float, ...]) -> tuple[int, ...]:
     """Remembered, because a simulator asks for all its peers."""

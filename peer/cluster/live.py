@@ -180,7 +180,7 @@ def describe(config: Config) -> str:
     how = "blocking (barrier)" if config.closing == "barrier" else f"non-blocking ({config.closing})"
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
     scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
-    wire = f", {config.wire_dtype} on the wire" if config.wire_dtype != "fp32" else ""
+    wire = f", {config.wire_dtype} on the wire" if config.wire_dtype not in (None, "fp32") else ""
     return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{wire}{scenario}{stragglers}, task {config.task}"
 
 

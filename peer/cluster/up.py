@@ -16,7 +16,15 @@ import torch
 from rich.console import Console
 
 from peer.accounts.report import Run, make_report
-from peer.assembly import BAD_INPUT, make_outer, make_real_scenario, make_schedule, make_stragglers, make_wire
+from peer.assembly import (
+    BAD_INPUT,
+    make_optimizer,
+    make_outer,
+    make_real_scenario,
+    make_schedule,
+    make_stragglers,
+    make_wire,
+)
 from peer.cluster.browser import open_in_browser, page_address
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
@@ -27,7 +35,6 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
 from peer.training.flat import FlatModel
-from peer.training.optimizer import MasterOptimizer
 from peer.training.task import Task, build_model, load_task
 from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import State
@@ -71,7 +78,7 @@ def check(config: Config) -> Checked:
         task = load_task(config.task)
         partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)
         model = FlatModel(build_model(task, config.seed))
-        MasterOptimizer(task, model.layout, model.vector, config.optimizer, config.lr)
+        make_optimizer(config, task, model, model.vector)
         return Checked(task, model.vector.numel())
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None

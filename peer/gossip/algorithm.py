@@ -32,6 +32,13 @@ class Optimizer(Protocol):
         """Apply one mean gradient, scale times `gradient` [d], which may be scaled in place. samples_clock: samples in all updates so far,
         which drives the learning rate."""
 
+    def learning_rate(self, samples_clock: int) -> float:
+        """eta of a plain SGD step at that clock. For algorithms that say `why_plain_sgd`; others have optimizers without one rate."""
+
+    @property
+    def num_params(self) -> int:
+        """p: x[:p] are parameters, x[p:] float buffers, which an optimizer moves by minus their "gradient", whatever the rate."""
+
 
 class Outer(NamedTuple):
     """How far the mean displacement of a round moves the parameters, and how much of the last round's move is kept."""
@@ -150,6 +157,20 @@ class Algorithm(ABC):
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
     why_not_others: ClassVar[str] = "nobody has shown that it converges with rounded vectors"
 
+    #: Whether mixing alone keeps the mean of all peers' vectors, with edges lost that `delivery` allows to be lost.
+    keeps_mean: ClassVar[bool] = True
+
+    #: Vectors [d] in each payload of a round's exchange.
+    vectors_in_payload: ClassVar[int] = 1
+
+    #: Half a sentence on why the trainer may not make the steps (--local-steps above 1); empty if it may.
+    why_no_local_steps: ClassVar[str] = ""
+
+    #: Half a sentence on why the graph may not be drawn anew (--random-graph-every); empty if it may.
+    why_no_random_graphs: ClassVar[str] = ""
+
+    #: Half a sentence on why each step has to be plain SGD, x <- x - eta g; empty if any optimizer will do.
+    why_plain_sgd: ClassVar[str] = ""
     #: Whether it is correct on a topology with other edges in each round (topology/varying.py), and half a sentence on why not.
     takes_varying: ClassVar[bool] = False
     why_not_varying: ClassVar[str] = "nobody has shown that it converges where the edges change from round to round"

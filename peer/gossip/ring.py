@@ -95,6 +95,7 @@ class RingAlgorithm(Algorithm):
     sends_after_close: ClassVar[bool] = True
     default_weighting: ClassVar[str] = "samples"
     why_not_varying: ClassVar[str] = "it passes shards along the ring of all peers"
+    why_no_random_graphs: ClassVar[str] = "it passes shards along the ring of all peers"
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8")
     why_not_others: ClassVar[str] = (
         "every hop would drop what it does not keep of the others' sums, and nothing would make up for it"
@@ -107,10 +108,9 @@ class RingAlgorithm(Algorithm):
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
         ring = build("ring", options.topology.num_peers)
-        if options.topology.edges != ring.edges or options.random_graph_every:
+        if options.topology.edges != ring.edges:
             raise TopologyError(
                 f"{cls.name} passes shards along the ring of all peers: use --topology ring, not {options.topology.name}"
-                f"{' with random graphs' if options.random_graph_every else ''}"
             )
         return FixedSchedule(options.topology, options.mixing)
 

@@ -31,6 +31,7 @@ from peer.assembly import (
 from peer.config import TIMING, Config
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
+from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import PRESETS
 from peer.gossip.mixing import payload_bytes
 from peer.gossip.round import RoundReport
@@ -67,6 +68,13 @@ class _NoOptimizer:
     def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:
         return None
 
+    def learning_rate(self, samples_clock: int) -> float:
+        return 1.0
+
+    @property
+    def num_params(self) -> int:
+        return 0
+
 
 class Simulation:
     """One run. exact: chunk by chunk as the daemon computes, so that equal rounds give equal bits; else all chunks of a round in one
@@ -99,7 +107,7 @@ class Simulation:
         self._linked: list[set[int]] = [set() for _ in range(config.peers)]
         self._living = config.peers
         self._params = torch.zeros(config.peers, 0)
-        self._full_bytes = payload_bytes(make_wire(config), num_parameters)
+        self._full_bytes = _payload_bytes(config, num_parameters)
         self._sized = False
         self._assistant: Assistant | None = None
         self.dead: set[int] = set()
@@ -335,6 +343,10 @@ class Simulation:
         """One of each peer, with the fields of a real one."""
         made = [PeerSummary.of(peer.ledger, _Trained(peer), {0: peer}, _Lived(peer, self)) for peer in self.peers]
         return [{**summary.as_dict(), "pid": None, "cpu_seconds": None} for summary in made]
+
+
+def _payload_bytes(config: Config, num_parameters: int) -> int:
+    return ALGORITHMS[config.algorithm].vectors_in_payload * payload_bytes(make_wire(config), num_parameters)
 
 
 def _crossing(before: Observation | None, seen: Observation, target: float) -> float:

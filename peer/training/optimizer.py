@@ -39,6 +39,11 @@ class MasterOptimizer:
         self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     @property
+    def is_plain_sgd(self) -> bool:
+        """Whether a step is x - lr g with one lr for all parameters."""
+        return self._plain
+
+    @property
     def num_params(self) -> int:
         """Elements of x that are parameters; float buffers come after them."""
         return self._layout.num_params
@@ -46,6 +51,12 @@ class MasterOptimizer:
     def learning_rate_factor(self, samples_clock: int) -> float:
         """Of the base learning rate, when the cluster has trained on so many samples."""
         return self._task.learning_rate_factor(samples_clock)
+
+    def learning_rate(self, samples_clock: int) -> float:
+        """lr of a plain SGD step at that clock. Raises RuntimeError if the optimizer is another, which has no such one."""
+        if not self._plain:
+            raise RuntimeError("only plain SGD has one learning rate for all parameters.")
+        return self._base_lrs[0] * self.learning_rate_factor(samples_clock)
 
     @torch.no_grad()
     def step(self, gradient: Tensor, samples_clock: int, scale: float = 1.0) -> None:

@@ -273,7 +273,6 @@ def test_bad_input_is_found_when_the_peer_is_built() -> None:
         ({"closing": "frist"}, "did you mean first?"),
         ({"pears": 3}, "unknown option 'pears'; did you mean peers?"),
         ({"peers": 0}, "--peers: input should be greater than or equal to 1, not 0"),
-        ({"random_graph_every": 3, "algorithm": "matcha"}, "only dpsgd draws random graphs"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             config(**values)

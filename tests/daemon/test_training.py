@@ -132,17 +132,22 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
     assert summaries[2].rounds == 25
 
 
+CLOSED: list[tuple[str, dict[str, object], set[str]]] = [
+    ("barrier", {}, {"barrier"}),
+    ("first", {}, {"quota", "word"}),
+    ("quorum", {"quorum": 1.0}, {"quota", "quorum"}),
+    ("deadline", {"round_deadline": 0.012}, {"quota", "deadline"}),
+    ("deadline", {}, {"quota", "deadline"}),
+]
+#: Their rounds are parts of those above: here only that they run, and every policy with all of them in the simulator.
+MADE_OF_PARTS = ("qg-dsgdm", "gradient-tracking", "choco-sgd", "al-matcha")
+
+
 @pytest.mark.parametrize(
-    ("closing", "more", "reasons"),
-    [
-        ("barrier", {}, {"barrier"}),
-        ("first", {}, {"quota", "word"}),
-        ("quorum", {"quorum": 1.0}, {"quota", "quorum"}),
-        ("deadline", {"round_deadline": 0.012}, {"quota", "deadline"}),
-        ("deadline", {}, {"quota", "deadline"}),
-    ],
+    ("algorithm", "closing", "more", "reasons"),
+    [(name, *closed) for name in ("ring-all-reduce", "dpsgd", "matcha", "noloco", "al-dsgd") for closed in CLOSED]
+    + [(name, *CLOSED[1]) for name in MADE_OF_PARTS],
 )
-@pytest.mark.parametrize("algorithm", ["ring-all-reduce", "dpsgd", "matcha", "noloco"])
 async def test_every_algorithm_runs_with_every_closing_policy(
     algorithm: str, closing: str, more: dict[str, object], reasons: set[str]
 ) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Outer, PeerState, Score, Update
 from peer.gossip.compression import wire_format
+from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
 from peer.gossip.replicas import default_step
 from peer.gossip.round import advance
@@ -24,7 +25,13 @@ from topology import Schedule
 Gradients = Callable[[int, int, Tensor], tuple[Tensor, int]]
 #: (round, i, j), i < j -> is this edge lost?
 #: For `deaf`: does i alone believe so?
-Losses = Callable[[int, int, int], bool]
+Lost = Callable[[int, int, int], bool]
+#: (round, peer, parameters [d]) -> mean training loss
+Losses = Callable[[int, int, Tensor], float]
+
+
+def nobody_is_best_for_ever(round: int, i: int, x: Tensor) -> float:
+    return 1.0 + (5 * i + 3 * round) % 7
 
 
 class PlainSGD:
@@ -39,10 +46,17 @@ class PlainSGD:
         self.clock.append(samples_clock)
         self._params.add_(gradient, alpha=-self._lr * scale)
 
+    def learning_rate(self, samples_clock: int) -> float:
+        return self._lr
+
+    @property
+    def num_params(self) -> int:
+        return self._params.numel()
+
 
 class Conductor:
     """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps;
-    and always where the algorithm wants it."""
+    and always where the algorithm wants it. wire: None: the first that the algorithm takes."""
 
     def __init__(
         self,
@@ -53,16 +67,17 @@ class Conductor:
         lr: float = 0.1,
         batch_size: int = 4,
         weighting: str = "peers",
-        lost: Losses = lambda k, i, j: False,
-        deaf: Losses = lambda k, i, j: False,
+        lost: Lost = lambda k, i, j: False,
+        deaf: Lost = lambda k, i, j: False,
         shuffle: int | None = None,
         displaced: bool = False,
-        wire: str = "fp32",
+        wire: str | None = None,
         consensus_step: float | None = None,
+        losses: Losses = nobody_is_best_for_ever,
         outer: Outer = NO_OUTER_STEP,
         num_params: int | None = None,
     ) -> None:
-        name = WireDtype.parse(wire)
+        name = WireDtype.parse(wire or algorithm.wire_dtypes[0])
         self.schedule = schedule
         self.peers = [
             algorithm(
@@ -85,6 +100,7 @@ class Conductor:
         self._displaced = displaced or algorithm.steps_locally
         self._lost = lost
         self._deaf = deaf
+        self._losses = losses
         self._shuffle = random.Random(shuffle) if shuffle is not None else None
 
     @property
@@ -114,7 +130,7 @@ class Conductor:
                 assert inbox is not None
                 answers[i] = inbox
                 continue
-            done = self._done(i, *gradients(round, i, self.peers[i].state.params))
+            done = self._done(round, i, *gradients(round, i, self.peers[i].state.params))
             answers[i] = done if isinstance(step, Accumulate) else (done, inbox or Inbox({}))
         for (i, j), sent in before.items():
             assert torch.equal(bits(exchanges[i].send[j]), bits(sent)), (
@@ -127,13 +143,14 @@ class Conductor:
             steps[i] = advance(scores[i], answers[i])
         return steps
 
-    def _done(self, i: int, grad_sum: Tensor, samples: int) -> Accumulated:
+    def _done(self, round: int, i: int, grad_sum: Tensor, samples: int) -> Accumulated:
+        loss = samples * self._losses(round, i, self.peers[i].state.params)
         if not self._displaced:
-            return Accumulated(grad_sum.clone(), samples, samples, 0.0, (0,) * samples, "quota")
+            return Accumulated(grad_sum.clone(), samples, samples, loss, (0,) * samples, "quota")
         state = self.peers[i].state
         divisor = state.batch_size if state.weighting == "samples" else max(samples, 1)
         moved = grad_sum * (-self._lr / divisor)
-        return Accumulated(torch.zeros(0), samples, samples, 0.0, (0,) * samples, "quota", moved)
+        return Accumulated(torch.zeros(0), samples, samples, loss, (0,) * samples, "quota", moved)
 
     def _inbox(self, round: int, i: int, exchanges: dict[int, Exchange]) -> Inbox:
         senders = list(exchanges[i].receive)
@@ -143,6 +160,8 @@ class Conductor:
         for j in senders:
             assert i in exchanges[j].send, f"peer {i} expects something that peer {j} does not send"
             assert exchanges[j].phase == exchanges[i].phase
+            needs_both_ends = self.peers[i].delivery is Delivery.EDGE_ATOMIC
+            assert exchanges[i].atomic is needs_both_ends, "what must count on both ends or on none is exchanged so"
             if self._lost(round, min(i, j), max(i, j)) or self._deaf(round, i, j):
                 lost[j] = "deadline"
                 continue

@@ -18,6 +18,12 @@ from topology import Schedule, build
 N, D = 6, 11
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 
+#: With gradients, and with displacements where the algorithm takes them.
+GIVEN = [(a, d) for a in ALGORITHMS.values() for d in (False, True) if not (d and a.why_no_local_steps)]
+however_given = pytest.mark.parametrize(
+    ("algorithm", "displaced"), GIVEN, ids=[f"{a.name} {'displacements' if d else 'gradients'}" for a, d in GIVEN]
+)
+
 
 def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str | None = None) -> Schedule:
     return algorithm.make_schedule(
@@ -48,6 +54,11 @@ def some_gradient(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
     return samples * (x + noise), samples
 
 
+def in_the_hull(rows: Tensor, of: Tensor) -> bool:
+    """Whether every entry of [n, d] lies between the least and the greatest of its column in `of` [m, d]."""
+    return bool(((rows >= of.amin(0) - 1e-5) & (rows <= of.amax(0) + 1e-5)).all())
+
+
 def play_all(conductor: Conductor, rounds: int) -> None:
     for k in range(rounds):
         conductor.play(k, no_gradient)
@@ -63,16 +74,15 @@ def test_consensus_is_a_fixed_point(algorithm: type[Algorithm]) -> None:
 
 
 @every_algorithm
-def test_the_mean_is_kept_without_gradients(algorithm: type[Algorithm]) -> None:
+def test_the_mean_is_kept_without_gradients_exactly_where_it_is_declared(algorithm: type[Algorithm]) -> None:
     conductor = Conductor(algorithm, schedule_of(algorithm), params())
-    for k in range(20):
-        conductor.play(k, no_gradient)
-    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    play_all(conductor, 20)
+    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5) is algorithm.keeps_mean
+    assert algorithm.keeps_mean or in_the_hull(conductor.params, params())
 
 
-@every_algorithm
+@however_given
 @pytest.mark.parametrize("weighting", ["samples", "peers"])
-@pytest.mark.parametrize("displaced", [False, True])
 def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(
     algorithm: type[Algorithm], weighting: str, displaced: bool
 ) -> None:
@@ -92,11 +102,15 @@ def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(
         # a displacement is in proportion to its samples already, so an all-reduce divides it by the number of peers
         whole = sum(counts) if algorithm.delivery is Delivery.EVERY_MESSAGE and not displaced else 4 * N
         expected = torch.stack(sums).sum(0) / whole
-    assert torch.allclose(conductor.params.mean(0), start[0] - 0.5 * expected, atol=1e-5)
+    if algorithm.keeps_mean:
+        assert torch.allclose(conductor.params.mean(0), start[0] - 0.5 * expected, atol=1e-5)
+        return
+    divisors = [4 if weighting == "samples" else max(n, 1) for n in counts]
+    alone = torch.stack([start[0] - 0.5 * g / n for g, n in zip(sums, divisors, strict=True)])
+    assert in_the_hull(conductor.params, alone)
 
 
-@every_algorithm
-@pytest.mark.parametrize("displaced", [False, True])
+@however_given
 def test_arrival_order_changes_no_bit(algorithm: type[Algorithm], displaced: bool) -> None:
     played = []
     for shuffle in (None, 1, 2):
@@ -112,11 +126,9 @@ def test_arrival_order_changes_no_bit(algorithm: type[Algorithm], displaced: boo
     ("algorithm", "n", "displaced"),
     [
         (algorithm, n, displaced)
-        for algorithm in ALGORITHMS.values()
-        for n, displaced in [(2, False), (3, False), (4, False), (7, False), (4, True)]
-        if displaced
-        or n == 3
-        or not algorithm.steps_locally  # what is displaced always is played for two numbers of peers
+        for algorithm, displaced in GIVEN
+        for n in (2, 3, 4, 7)
+        if (n == 4 if displaced else n == 3 or not algorithm.steps_locally)  # those play displacements either way
     ],
 )
 def test_any_number_of_peers_finds_the_minimum_of_quadratics(
@@ -129,9 +141,12 @@ def test_any_number_of_peers_finds_the_minimum_of_quadratics(
 
     start = params(1, n)[0].expand(n, D)
     conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.02, displaced=displaced)
-    for k in range(800):
+    for k in range(400):
         conductor.play(k, gradient)
-    assert torch.allclose(conductor.params.mean(0), targets.mean(0), atol=1e-2)
+    if algorithm.keeps_mean:
+        assert torch.allclose(conductor.params.mean(0), targets.mean(0), atol=1e-2)
+    else:
+        assert in_the_hull(conductor.params, targets)
     assert (conductor.params - conductor.params.mean(0)).norm(dim=1).max() < 0.5
 
 
@@ -147,7 +162,10 @@ def test_survives_exactly_the_losses_it_declares(algorithm: type[Algorithm]) -> 
         return
     edges_lost = sum(len(update.lost) for k in range(30) for update in conductor.play(k, no_gradient))
     assert edges_lost > 20
-    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    if algorithm.keeps_mean:
+        assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    else:
+        assert in_the_hull(conductor.params, params())
 
 
 @every_algorithm
@@ -161,7 +179,7 @@ def test_the_learning_rate_clock_counts_samples(algorithm: type[Algorithm]) -> N
         assert peer.state.optimizer.clock == steps  # type: ignore[attr-defined]
 
 
-@every_algorithm
+@pytest.mark.parametrize("algorithm", [a for a, displaced in GIVEN if displaced])
 def test_a_displacement_is_the_step_and_the_algorithm_makes_none(algorithm: type[Algorithm]) -> None:
     conductor = Conductor(algorithm, schedule_of(algorithm), params(), displaced=True)
     for k in range(5):
@@ -170,8 +188,7 @@ def test_a_displacement_is_the_step_and_the_algorithm_makes_none(algorithm: type
     assert {type(peer.state.samples_clock) for peer in conductor.peers} == {int}
 
 
-@every_algorithm
-@pytest.mark.parametrize("displaced", [False, True])
+@however_given
 def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Algorithm], displaced: bool) -> None:
     def nothing(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
         return torch.zeros_like(x), 0
@@ -179,5 +196,8 @@ def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Al
     conductor = Conductor(algorithm, schedule_of(algorithm), params(), displaced=displaced)
     for k in range(5):
         conductor.play(k, nothing)
-    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    if algorithm.keeps_mean:
+        assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    else:
+        assert in_the_hull(conductor.params, params())
     assert all(peer.state.optimizer.clock == [] for peer in conductor.peers)  # type: ignore[attr-defined]

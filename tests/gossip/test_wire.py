@@ -14,6 +14,7 @@ from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, RoundBroken
 from peer.gossip.algorithms import ALGORITHMS
+from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
@@ -40,6 +41,7 @@ every_combination = pytest.mark.parametrize(
     ("algorithm", "wire"), COMBINATIONS, ids=[f"{algorithm.name} {wire}" for algorithm, wire in COMBINATIONS]
 )
 gossip = pytest.mark.parametrize("algorithm", [DPSGD, Matcha])
+replicated = pytest.mark.parametrize("algorithm", [DPSGD, Matcha, ChocoSGD])
 
 
 def spread(conductor: Conductor) -> float:
@@ -57,7 +59,7 @@ def rounded(wire: str, x: Tensor) -> Tensor:
 
 
 def test_every_format_is_declared_by_somebody_and_a_new_algorithm_has_to_say_so() -> None:
-    assert len(COMBINATIONS) == 14 + 4 + 4 + 1
+    assert len(COMBINATIONS) == 14 + 4 + 4 + 1 + 8
     assert Algorithm.wire_dtypes == ("fp32",)
 
 
@@ -73,7 +75,7 @@ def test_consensus_is_a_fixed_point(algorithm: type[Algorithm], wire: str) -> No
         assert torch.equal(conductor.params, start)
 
 
-@every_combination
+@pytest.mark.parametrize(("algorithm", "wire"), [(a, wire) for a, wire in COMBINATIONS if a.keeps_mean])
 def test_the_mean_of_all_peers_is_kept_whatever_is_rounded_and_lost(algorithm: type[Algorithm], wire: str) -> None:
     rng = random.Random(4)
     gone = {(k, i, j) for k in range(40) for i in range(N) for j in range(i + 1, N) if rng.random() < 0.3}
@@ -265,7 +267,7 @@ def replicas_agree(conductor: Conductor) -> bool:
     return all(torch.equal(a.mine, b.theirs) and a.stamp == b.stamp for a, b in pairs)
 
 
-@gossip
+@replicated
 @pytest.mark.parametrize("wire", REPLICAS)
 def test_an_edge_that_counted_on_one_end_only_starts_again(algorithm: type[Algorithm], wire: str) -> None:
     """The window of the two generals: peer 1 never learns that the edge to peer 2 counted, nor, later, the other way round."""

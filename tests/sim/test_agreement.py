@@ -18,6 +18,8 @@ VARIANTS: dict[str, dict[str, object]] = {
         "partition": "shards",
         "in_flight": "redo",
         "weighting": "samples",
+        "max_rounds": 4,
+        "peers": 2,
     },
     "slow, with a network": {"straggler": ("1=3x", "all=exp:0.5"), "scenario": "wan", "chunk_seconds": 0.0005},
 }
@@ -26,7 +28,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_every_algorithm_ends_with_the_same_bits_as_the_daemon(algorithm: str, variant: str) -> None:
-    settings = config(algorithm=algorithm, closing="barrier", max_rounds=12, **VARIANTS[variant])
+    options = {"max_rounds": 12, **VARIANTS[variant]}
+    if ALGORITHMS[algorithm].why_plain_sgd:
+        options.update(optimizer="sgd", lr=0.02)
+    settings = config(algorithm=algorithm, closing="barrier", **options)
     rig = Rig(settings)
     real = await rig.run()
     simulated = Simulation(settings, exact=True)

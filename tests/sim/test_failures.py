@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from peer.exit_codes import ExitCode
+from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.closing import CLOSINGS
 from peer.sim.play import simulate
 from peer.sim.simulator import Simulation
@@ -87,7 +88,7 @@ def test_a_device_that_pauses_for_long_is_back_afterwards(tmp_path: Path, closin
 
 @pytest.mark.parametrize("in_flight", ["carry", "redo", "drain"])
 @pytest.mark.parametrize("closing", CLOSINGS)
-@pytest.mark.parametrize("algorithm", ["ring-all-reduce", "dpsgd", "matcha"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_sample_has_one_fate_and_all_time_is_accounted_for(
     tmp_path: Path, algorithm: str, closing: str, in_flight: str
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.topology.test_matcha import graph_0
 from topology import (
+    AlternatingSchedule,
     FixedSchedule,
     MatchaSchedule,
     RandomGraphSchedule,
@@ -32,6 +33,8 @@ SCHEDULES: list[Schedule] = [
     MatchaSchedule(graph_0, 0.5, seed=3),
     RandomGraphSchedule("random-regular", 10, every=3, seed=4),
     RandomGraphSchedule("erdos-renyi", 9, every=1, seed=4, probability=0.5),
+    AlternatingSchedule(tuple(FixedSchedule(build("star", 9).relabelled(seed)) for seed in (1, 2, 3))),
+    AlternatingSchedule((MatchaSchedule(graph_0, 0.5, seed=3), MatchaSchedule(graph_0.relabelled(1), 0.5, seed=3))),
     build_varying("base", 14, k=3),
     build_varying("base", 14),
     build_varying("one-peer-exponential", 8),
@@ -169,3 +172,22 @@ def test_only_random_topologies_can_be_drawn_again() -> None:
         MatchaSchedule(graph_0, 1.5)
     with pytest.raises(TopologyError, match="valid are metropolis, best-constant"):
         FixedSchedule(graph_0, "metropole")
+
+
+def test_a_relabelled_graph_is_the_same_graph_with_other_peers_in_its_places() -> None:
+    copy = graph_0.relabelled(1)
+    assert copy.edges != graph_0.edges
+    assert sorted(map(copy.degree, range(8))) == sorted(map(graph_0.degree, range(8)))
+    assert np.linalg.eigvalsh(copy.laplacian()) == pytest.approx(np.linalg.eigvalsh(graph_0.laplacian()), abs=1e-9)
+    assert copy == graph_0.relabelled(1)
+    assert copy != graph_0.relabelled(2)
+
+
+def test_alternating_schedules_take_turns_and_keep_all_links_open() -> None:
+    copies = [FixedSchedule(build("ring", 8).relabelled(seed)) for seed in (1, 2, 3)]
+    schedule = AlternatingSchedule(tuple(copies))
+    for k in range(7):
+        assert schedule.plan(k, 3) == copies[k % 3].plan(k, 3)
+        assert schedule.base(k) is copies[k % 3].topology
+        assert set(schedule.links(k, 3)) == {j for copy in copies for j in copy.topology.neighbors(3)}
+    assert schedule.digest() != AlternatingSchedule(tuple(reversed(copies))).digest()

@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithms.al_dsgd import ALDSGD, ALMatcha
+from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.diloco import DiLoCo
 from peer.gossip.algorithms.dpsgd import DPSGD
+from peer.gossip.algorithms.gradient_tracking import GradientTracking
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.noloco import NoLoCo
+from peer.gossip.algorithms.qg_dsgdm import QGDSGDm
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.algorithms.slowmo import SlowMo
 
 ALGORITHMS: Mapping[str, type[Algorithm]] = {
-    cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha, SlowMo, DiLoCo, NoLoCo)
+    cls.name: cls
+    for cls in (
+        RingAllReduce,
+        DPSGD,
+        Matcha,
+        SlowMo,
+        DiLoCo,
+        NoLoCo,
+        QGDSGDm,
+        GradientTracking,
+        ChocoSGD,
+        ALDSGD,
+        ALMatcha,
+    )
 }

@@ -41,6 +41,7 @@ class NoLoCo(Algorithm):
     takes_consensus_step: ClassVar[bool] = True
     outer: ClassVar[Outer | None] = Outer(lr=0.7, momentum=0.5)
     why_not_varying: ClassVar[str] = "it pairs all peers at random on its own"
+    why_no_random_graphs: ClassVar[str] = "it pairs all peers at random on its own"
 
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)
