@@ -220,6 +220,10 @@ class Config(BaseModel):
             )
         if self.random_graph_every and self.algorithm != "dpsgd":
             raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
+        if self.data_port and self.data_plane == "grpc":
+            raise ValueError(
+                "data_port: vectors travel over gRPC, which needs no other port; use --data-plane direct or auto"
+            )
         if self.device != "cpu" and self.trainer == "process":
             raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
         return self
