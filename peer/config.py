@@ -259,6 +259,10 @@ class Config(BaseModel):
             raise ValueError(
                 f"chunks: {self.chunks} chunks do not divide a batch of {self.batch_size} samples; {near} would"
             )
+        if self.data_port and self.data_plane == "grpc":
+            raise ValueError(
+                "data_port: vectors travel over gRPC, which needs no other port; use --data-plane direct or auto"
+            )
         if self.device != "cpu" and self.trainer == "process":
             raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
         if self.base_k is not None and self.topology != "base":

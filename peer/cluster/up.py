@@ -64,7 +64,12 @@ def check(config: Config) -> Checked:
     try:
         if config.report is not None and not config.report.absolute().parent.is_dir():
             raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
-        for name, port in (("--metrics-port", config.metrics_port), ("--data-port", config.data_port)):
+        ports = config.metrics_port, config.data_port
+        if min(ports) > 0 and abs(ports[0] - ports[1]) < config.peers:
+            raise ConfigError(
+                f"--data-port: {config.peers} peers need as many ports from {ports[1]} on, and {ports[0]} on are for --metrics-port"
+            )
+        for name, port in zip(("--metrics-port", "--data-port"), ports, strict=True):
             if port > 0 and port + config.peers - 1 > LAST_PORT:
                 raise ConfigError(
                     f"{name}: {config.peers} peers need as many ports from {port} on, but the last is {LAST_PORT}; "

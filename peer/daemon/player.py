@@ -146,6 +146,9 @@ class RoundPlayer:
             if self.spans is not None:
                 self.spans.round_broken(broken)
             raise
+        except BaseException:
+            self._trainer.revoke(self._handed_out)
+            raise
         report = RoundReport.of(plan, step, self._said.talk, clock.timing())
         self.ledger.add(report)
         if self.spans is not None:
@@ -237,6 +240,7 @@ class RoundPlayer:
     # Exchange
 
     def _open(self, round: int, effect: Exchange) -> _UnderWay:
+        assert not (effect.atomic and (effect.into or effect.take)), "an atomic exchange may be lost without harm"
         under_way = _UnderWay(time.monotonic())
         key = ExchangeKey(round, effect.phase)
         for peer in sorted({*effect.send, *effect.receive}):
@@ -272,9 +276,14 @@ class RoundPlayer:
 
     async def _settle(self, effect: Exchange, under_way: _UnderWay, clock: _Stopwatch) -> Inbox:
         started = clock.now()
-        await self._all_over(under_way.handles)
-        for peer, taken in under_way.taken.items():
-            await taken.finish(whole=under_way.handles[peer].outcome.result().lost is None)
+        try:
+            await self._all_over(under_way.handles)
+            for peer, taken in under_way.taken.items():
+                await taken.finish(whole=under_way.handles[peer].outcome.result().lost is None)
+        except BaseException:
+            for taken in under_way.taken.values():
+                taken.abandon()
+            raise
         vectors: dict[int, Tensor] = {}
         lost = dict(under_way.lost)
         last, longest = -1, -1.0

@@ -44,6 +44,11 @@ class Taken:
         if whole and self._done < self._arrived:
             await self._off_loop(self._piece)
 
+    def abandon(self) -> None:
+        """Nobody will ask for it any more; a piece that is on a thread is done."""
+        if self._at_work is not None:
+            self._at_work.cancel()
+
     async def _work(self) -> None:
         while self._done < self._arrived:
             await self._off_loop(self._piece)

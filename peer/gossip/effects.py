@@ -38,7 +38,8 @@ class Exchange(NamedTuple):
     counts only if both of its ends have the other's vector.
 
     into[j]: where the vector of peer j is to be written, instead of in a buffer of the host. take[j] is called with what has come of
-    it, before the answer is there. Both are for exchanges without which the round can't be completed: a lost one leaves them half done.
+    it, before the answer is there. Both are for exchanges without which the round can't be completed, never atomic ones: a lost one leaves
+    them half done.
     """
 
     phase: int

@@ -376,7 +376,7 @@ class SimPeer:
                 self._deadlines.observe(j, waited if waited > 0.0 else 0.0)
         self._exchanging += now - self._closed_at
         inbox = Inbox(under_way.vectors, under_way.lost)
-        if under_way.effect.take:
+        if under_way.effect.take or under_way.effect.into:
             inbox = delivered(under_way.effect, inbox.vectors, inbox.lost)
         if not self._both:
             self._go_on(inbox)

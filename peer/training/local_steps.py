@@ -49,10 +49,11 @@ class LocalSteps:
         self._start, self._clock = start, samples_clock
 
     def step(self, grad_sum: Tensor, num_samples: int, round_samples: int) -> None:
-        """One step with the gradients of a batch, or of what is finished of one: grad_sum [d], scaled in place, over num_samples.
+        """One step with the gradients of a batch, or of what is finished of one: grad_sum [d], which may be
+        scaled in place, over num_samples.
         round_samples: this peer's in the round so far, these among them."""
         divisor = self._batch_size if self._weighting == "samples" else num_samples
-        self._optimizer.step(grad_sum.mul_(1.0 / divisor), self._clock + self._num_peers * round_samples)
+        self._optimizer.step(grad_sum, self._clock + self._num_peers * round_samples, 1.0 / divisor)
 
     def displacement(self, out: Tensor) -> Tensor:
         """y - x_i(k), into out [d]."""

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import struct
+import traceback
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -134,9 +135,11 @@ def _serve(computer: ChunkComputer, end: socket.socket, daemon: int, first: Indi
         while True:
             _answer(computer, end)
     except OSError:
-        pass  # the daemon is gone
+        os._exit(0)  # the daemon is gone
+    except BaseException:
+        traceback.print_exc()
     finally:
-        os._exit(0)
+        os._exit(1)
 
 
 def _leave_the_daemon(daemon: int, kept: int) -> None:
@@ -157,7 +160,7 @@ def _answer(computer: ChunkComputer, end: socket.socket) -> None:
         if loaded:
             computer.take_over()
         chunk = computer.compute(indices)
-    except Exception as error:
+    except BaseException as error:  # sys.exit in a task too
         told = f"{type(error).__name__}: {error}".encode()
         end.sendall(_TOLD.pack(False, 0.0, False, len(told)) + told)
         return

@@ -3,7 +3,8 @@
 The end that was dialled has a door: a TCP port on the host that gRPC listens on, and on Linux a Unix socket in the abstract namespace
 with a random name. With the verdict that accepts the dialling end it sends an offer: port, name, and a random token of 16 bytes, for one
 use. The dialling end connects, by the Unix socket if that name exists where it is (then both are on one machine), else by TCP to the
-host it dialled, and says the token; the door answers with one byte, and the socket is the link's bulk lane.
+host it dialled, and says the token; the door answers with one byte, the dialling end with another, and the socket is the link's bulk
+lane. Without the last byte the dialling end may have given up waiting, and take the stream, while the answering end believes in the socket.
 
 Whoever else connects says no good token: it is cut and counted. Callers that have not said theirs are bounded in time and number;
 when there are too many the one that has waited longest goes, so that a crowd of silent ones does not shut out who knows what to say.
@@ -32,6 +33,7 @@ MAX_CALLERS: Final = 128
 _MAGIC: Final = b"GRPD"
 _TOKEN_BYTES: Final = 16
 _WELCOME: Final = b"\x01"
+_COMING: Final = b"\x02"
 _ACCEPTED_AT_ONCE: Final = 16
 _PAUSE_SECONDS: Final = 0.1  # when the process has no file descriptors left
 
@@ -68,6 +70,10 @@ class Door:
         try:
             listener.setblocking(False)
             tune(listener)  # what is accepted inherits it
+            if (
+                family != socket.AF_UNIX
+            ):  # a peer that starts again must not wait until the kernel has forgotten its links
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(MAX_CALLERS)
         except OSError:
@@ -131,7 +137,10 @@ class Door:
                 if arrived is None or arrived.done():
                     self._refused("token")
                     return False
+            async with asyncio.timeout(DIRECT_SECONDS):
                 await self._loop.sock_sendall(caller, _WELCOME)
+                if await self._loop.sock_recv(caller, len(_COMING)) != _COMING:
+                    return False  # it could not wait
         except (TimeoutError, OSError):
             self._refused("silent")
             return False
@@ -185,5 +194,6 @@ async def _enter(family: int, address: Any, token: bytes) -> DirectLane:
         await loop.sock_sendall(sock, _MAGIC + token)
         if await loop.sock_recv(sock, len(_WELCOME)) != _WELCOME:
             raise ConnectionRefusedError("the other end did not accept the token")
+        await loop.sock_sendall(sock, _COMING)
         stack.pop_all()
     return DirectLane(sock)

@@ -37,6 +37,16 @@ class Linear(Task):
         return None
 
 
+class Wide(Linear):
+    """The same with 600,000 outputs, whose mean counts: a third of the vector is three frames."""
+
+    def model(self) -> nn.Module:
+        return nn.Linear(NUM_INPUTS, 600_000)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.mean((outputs.mean(1) - targets) ** 2)
+
+
 class Poisoned(Linear):
     """One sample in twelve gives a NaN gradient."""
 

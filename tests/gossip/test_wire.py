@@ -18,7 +18,7 @@ from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
-from peer.gossip.compression import pieces, wire_format
+from peer.gossip.compression import PIECE, pieces, wire_format
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Exchange, Inbox, delivered
 from peer.gossip.mixing import GossipAlgorithm
@@ -148,6 +148,29 @@ def test_a_ring_payload_that_is_not_sound_breaks_the_round(wire: str) -> None:
     with pytest.raises(RoundBroken) as broken:
         conductor.play(0, partial(pick, gradients))
     assert broken.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_shard_that_comes_in_pieces_is_read_as_one_that_comes_at_once(wire: str, n: int) -> None:
+    d = 7 * PIECE + 5
+    ends = []
+    for shuffle in (None, 1, 2, 3):  # with one, the conductor cuts payloads anywhere
+        start = torch.randn(n, d, generator=torch.Generator().manual_seed(1))[:1].expand(n, d)
+        conductor = Conductor(
+            RingAllReduce, schedule_of(RingAllReduce, n), start, weighting="samples", wire=wire, shuffle=shuffle
+        )
+        for k in range(2):
+            conductor.play(k, lambda k, i, x: (torch.sin(x * (i + 1)), i + 1))
+        ends.append(conductor.params)
+    assert all(torch.equal(end, ends[0]) for end in ends)
+    step = sum(torch.sin(start[0] * (i + 1)) for i in range(n)) / (n * (n + 1) / 2)
+    assert not torch.equal(ends[0][0], start[0])
+    assert isinstance(step, Tensor)
+    if wire == "fp32":
+        once = Conductor(RingAllReduce, schedule_of(RingAllReduce, n), start, weighting="samples")
+        once.play(0, lambda k, i, x: (torch.sin(x * (i + 1)), i + 1))
+        torch.testing.assert_close(once.params[0], start[0] - 0.1 * step)
 
 
 @pytest.mark.parametrize("count", [math.nan, math.inf, -1.0])

@@ -236,6 +236,37 @@ async def test_a_token_opens_once(entrance: tuple[Member, wire.DirectOffer, str]
     theirs.close()
 
 
+async def test_who_could_not_wait_for_the_welcome_leaves_no_lane(
+    entrance: tuple[Member, wire.DirectOffer, str],
+) -> None:
+    member, _, kind = entrance
+    assert isinstance(member.transport, GrpcTransport)
+    assert member.transport._door is not None
+    arrived: asyncio.Future[DirectLane] = asyncio.get_running_loop().create_future()
+    offer = member.transport._door.expect(arrived)
+    caller = await connected(offer, kind)
+    await say_token(caller, offer.token)
+    assert await asyncio.get_running_loop().sock_recv(caller, 1) == b"\x01"
+    caller.close()  # the dialling end has given up, and takes the stream
+    while member.transport._door._callers:
+        await asyncio.sleep(0.01)
+    assert not arrived.done()
+
+
+async def test_a_door_opens_again_where_it_was() -> None:
+    first = Door(lambda reason: None)
+    await first.open("127.0.0.1")
+    arrived: asyncio.Future[DirectLane] = asyncio.get_running_loop().create_future()
+    offer = first.expect(arrived)
+    lane = await knock(offer, "127.0.0.1", local=False)
+    (await arrived).close()  # this end first, so that its port is not free for a minute
+    first.close()
+    lane.close()
+    second = Door(lambda reason: None)
+    await second.open("127.0.0.1", offer.port)
+    second.close()
+
+
 async def test_who_says_no_token_in_time_is_cut(
     entrance: tuple[Member, wire.DirectOffer, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

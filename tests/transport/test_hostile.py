@@ -62,8 +62,7 @@ class Caller:
             verdict = (await self.hear()).verdict
             assert not verdict.field
             self.socket = await connected(verdict.direct, self.kind)
-            await say_token(self.socket, verdict.direct.token)
-            assert await asyncio.get_running_loop().sock_recv(self.socket, 1) == b"\x01"
+            await take_up(self.socket, verdict.direct.token)
             return
         token = ((carrier.SESSION_KEY, struct.pack("<Q", self.tag)),)
         open_bulk: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self.channel.stream_stream(carrier.EXCHANGE)
@@ -112,6 +111,13 @@ async def connected(offer: wire.DirectOffer, kind: str) -> socket.socket:
 
 async def say_token(to: socket.socket, token: bytes) -> None:
     await asyncio.get_running_loop().sock_sendall(to, b"GRPD" + token)
+
+
+async def take_up(to: socket.socket, token: bytes) -> None:
+    """What the dialling end says, to the end."""
+    await say_token(to, token)
+    assert await asyncio.get_running_loop().sock_recv(to, 1) == b"\x01"
+    await asyncio.get_running_loop().sock_sendall(to, b"\x02")
 
 
 def framed(message: bytes) -> bytes:
