@@ -60,7 +60,7 @@ def test_the_rule_is_the_papers(topology: str) -> None:
 def test_on_heterogeneous_objectives_it_beats_local_momentum_and_is_faster_than_none() -> None:
     """At one learning rate: local momentum multiplies every peer's pull to its own optimum by 1 / (1 - beta); quasi-global momentum does
     not, and is still momentum."""
-    lr, rounds = 0.005, 200
+    lr, rounds = 0.005, 120
     ours, local, none = (
         distances(QGDSGDm, lr, rounds),
         distances(DPSGD, lr, rounds, LocalMomentum),
