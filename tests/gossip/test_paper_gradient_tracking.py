@@ -108,3 +108,15 @@ def test_a_peer_that_is_not_finite_infects_nobody(value: float) -> None:
     others = [i for i in range(N) if i != 2]
     assert torch.isfinite(conductor.params[others]).all()
     assert broken_law(conductor, others) < 1e-4
+
+
+def test_buffers_are_mixed_and_move_as_in_dpsgd() -> None:
+    """The last two of the entries are float buffers, of which nothing is tracked."""
+    ends = []
+    for algorithm in (GradientTracking, DPSGD):
+        conductor = Conductor(algorithm, schedule_of(algorithm, N), params(n=N, d=D), lr=0.05, num_params=D - 2)
+        for k in range(30):
+            conductor.play(k, some_gradient)
+        ends.append(conductor.params)
+    torch.testing.assert_close(ends[0][:, -2:], ends[1][:, -2:], rtol=1e-5, atol=1e-6)
+    assert (ends[0][:, :-2] - ends[1][:, :-2]).abs().max() > 0.01
