@@ -167,10 +167,6 @@ class NoStep:
     def learning_rate(self, samples_clock: int) -> float:
         return 1.0
 
-    @property
-    def num_params(self) -> int:
-        return 0
-
 
 class Ours:
     """One peer's transport and what it is ordered to do with it. Also its listener."""

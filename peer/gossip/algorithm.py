@@ -35,10 +35,6 @@ class Optimizer(Protocol):
     def learning_rate(self, samples_clock: int) -> float:
         """eta of a plain SGD step at that clock. For algorithms that say `why_plain_sgd`; others have optimizers without one rate."""
 
-    @property
-    def num_params(self) -> int:
-        """p: x[:p] are parameters, x[p:] float buffers, which an optimizer moves by minus their "gradient", whatever the rate."""
-
 
 class Outer(NamedTuple):
     """How far the mean displacement of a round moves the parameters, and how much of the last round's move is kept."""

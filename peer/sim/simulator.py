@@ -71,10 +71,6 @@ class _NoOptimizer:
     def learning_rate(self, samples_clock: int) -> float:
         return 1.0
 
-    @property
-    def num_params(self) -> int:
-        return 0
-
 
 class Simulation:
     """One run. exact: chunk by chunk as the daemon computes, so that equal rounds give equal bits; else all chunks of a round in one

@@ -49,10 +49,6 @@ class PlainSGD:
     def learning_rate(self, samples_clock: int) -> float:
         return self._lr
 
-    @property
-    def num_params(self) -> int:
-        return self._params.numel()
-
 
 class Conductor:
     """n peers of one algorithm. params [n, d]: their starting points. displaced: the trainer makes the step, as with local steps;

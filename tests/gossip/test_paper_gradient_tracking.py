@@ -50,9 +50,9 @@ def test_the_rule_is_the_papers(topology: str) -> None:
 
 
 def test_with_a_constant_step_it_reaches_the_optimum_before_which_dpsgd_stalls() -> None:
-    lr, rounds = 0.01, 400
+    lr, rounds = 0.02, 200
     ours, theirs = distances(GradientTracking, lr, rounds), distances(DPSGD, lr, rounds)
-    assert ours[-1] < 2e-4
+    assert ours[-1] < 1e-3
     assert theirs[-1] > 0.1
     assert theirs[-1] == pytest.approx(theirs[rounds // 2], rel=1e-3), "it does not get nearer"
 
@@ -82,8 +82,8 @@ def test_an_edge_that_one_end_alone_believes_in_breaks_the_law_until_the_ends_me
 
 def test_the_living_reach_their_own_optimum_when_a_peer_has_died() -> None:
     alive = [i for i in range(N) if i != 3]
-    conductor = made(lr=0.01, lost=lambda k, i, j: k >= 50 and 3 in (i, j))
-    for k in range(700):
+    conductor = made(lr=0.02, lost=lambda k, i, j: k >= 50 and 3 in (i, j))
+    for k in range(350):
         conductor.play(k, quadratic)
         if k == 50:
             assert broken_law(conductor, alive) > 0.1, "the dead took something along"
@@ -92,7 +92,7 @@ def test_the_living_reach_their_own_optimum_when_a_peer_has_died() -> None:
     squares = [QUADRATICS[i].T @ QUADRATICS[i] for i in alive]
     optimum = np.linalg.solve(sum(squares), sum(s @ TARGETS[i] for s, i in zip(squares, alive, strict=True)))
     for i in alive:
-        np.testing.assert_allclose(conductor.params[i].numpy(), optimum, atol=1e-3)
+        np.testing.assert_allclose(conductor.params[i].numpy(), optimum, atol=5e-3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -108,3 +108,15 @@ def test_a_peer_that_is_not_finite_infects_nobody(value: float) -> None:
     others = [i for i in range(N) if i != 2]
     assert torch.isfinite(conductor.params[others]).all()
     assert broken_law(conductor, others) < 1e-4
+
+
+def test_buffers_are_mixed_and_move_as_in_dpsgd() -> None:
+    """The last two of the entries are float buffers, of which nothing is tracked."""
+    ends = []
+    for algorithm in (GradientTracking, DPSGD):
+        conductor = Conductor(algorithm, schedule_of(algorithm, N), params(n=N, d=D), lr=0.05, num_params=D - 2)
+        for k in range(30):
+            conductor.play(k, some_gradient)
+        ends.append(conductor.params)
+    torch.testing.assert_close(ends[0][:, -2:], ends[1][:, -2:], rtol=1e-5, atol=1e-6)
+    assert (ends[0][:, :-2] - ends[1][:, :-2]).abs().max() > 0.01

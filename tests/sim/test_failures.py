@@ -32,7 +32,7 @@ def play(tmp_path: Path, scenario: str, **options: object) -> Simulation:
 
 
 @pytest.mark.parametrize("closing", CLOSINGS)
-@pytest.mark.parametrize("algorithm", ["dpsgd", "matcha"])
+@pytest.mark.parametrize("algorithm", ["dpsgd", "matcha", "qg-dsgdm", "gradient-tracking"])
 def test_a_crash_costs_its_edges_and_no_waiting(tmp_path: Path, algorithm: str, closing: str) -> None:
     run = play(tmp_path, "[[crash]]\npeer = 2\nat = '5s'\n", algorithm=algorithm, closing=closing)
     rounds = [peer.round for peer in run.peers]

@@ -40,10 +40,6 @@ class _PlainSGD:
     def learning_rate(self, samples_clock: int) -> float:
         return LR
 
-    @property
-    def num_params(self) -> int:
-        return self.params.numel()
-
 
 def _accumulator(
     steps: int = 3, *, chunks: int = M, weighting: str = "samples", mode: InFlight = InFlight.CARRY, num_peers: int = 1

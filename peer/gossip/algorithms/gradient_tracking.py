@@ -76,7 +76,7 @@ class GradientTracking(Algorithm):
 
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)
-        d, p = state.params.numel(), state.optimizer.num_params
+        d, p = state.params.numel(), state.num_parameters
         self._payload = zeros(d + p + state.num_peers)
         self._x = self._payload[:d]  # as it was at the opening
         self.tracker = self._payload[d : d + p]
@@ -103,7 +103,9 @@ class GradientTracking(Algorithm):
             return None
         self._x.copy_(self.state.params)
         for j in plan.neighbors:
-            self._counts[j] = self._flows.setdefault(j, _Flow(zeros(self.tracker.numel()))).count
+            if j not in self._flows:
+                self._flows[j] = _Flow(zeros(self.tracker.numel()))
+            self._counts[j] = self._flows[j].count
         sends = dict.fromkeys(plan.neighbors, self._payload)
         return Exchange(0, sends, dict.fromkeys(plan.neighbors, self._payload.numel()), atomic=True)
 

@@ -43,7 +43,7 @@ class QGDSGDm(GossipAlgorithm):
 
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)
-        self.momentum = zeros(state.optimizer.num_params)
+        self.momentum = zeros(state.num_parameters)
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
@@ -55,7 +55,8 @@ class QGDSGDm(GossipAlgorithm):
         state, momentum = self.state, self.momentum
         params = state.params[: momentum.numel()]
         state.samples_clock += done.num_samples * state.num_peers
-        went = (1 - MU) / state.optimizer.learning_rate(state.samples_clock)
+        eta = state.optimizer.learning_rate(state.samples_clock)
+        went = (1 - MU) / eta if eta > 0 else 0.0  # a schedule may begin or end at 0: no direction to learn then
 
         direction = scaled(done.grad_sum, self.contribution_scale(done))
         if done.num_samples:
