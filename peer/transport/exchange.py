@@ -41,6 +41,8 @@ class Ends(Protocol):
 
     def send_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> None: ...
 
+    def push(self, exchange: Exchange) -> None: ...
+
     def ended(self, exchange: Exchange) -> None: ...
 
 
@@ -58,6 +60,7 @@ class Exchange:
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        replies: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.key = key
@@ -71,6 +74,7 @@ class Exchange:
         )
         self._atomic = atomic
         self._arrived = arrived
+        self._owes = replies
         self._opened_at = loop.time()
         self._voted = False
         self._other_voted = False
@@ -118,6 +122,13 @@ class Exchange:
         if not self.whole:
             self.lose(LossReason.CORRUPT, tell=wire.ABORT_REASON_CORRUPT)
 
+    def reply(self, send: Tensor) -> None:
+        if not self.live or not self._owes:
+            return
+        self._owes = False
+        self.payload, self.dtype = byte_view(send), DTYPES[send.dtype]
+        self._link.push(self)
+
     def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
         self.withdraw(reason, wire.ABORT_REASON_DECLINED)
 
@@ -143,7 +154,7 @@ class Exchange:
         if not self.live or not self.whole:
             return
         if not self._atomic:
-            if self.payload is None:
+            if self.payload is None and not self._owes:
                 self._end(None)
             return
         if not self._voted:
