@@ -6,20 +6,22 @@ Everything that can be wrong with a config, a topology, a scenario or a task is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from peer.config import Config, ConfigError
-from peer.gossip.algorithm import Algorithm, Optimizer, PeerState, ScheduleOptions
+from peer.gossip.algorithm import Algorithm, Central, Optimizer, PeerState, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
-from peer.gossip.closing import ClosingPolicy, make_closing
+from peer.gossip.closing import Backups, ClosingPolicy, make_closing
 from peer.gossip.compression import WireFormat, wire_format
 from peer.gossip.mixing import GossipAlgorithm
 from peer.gossip.replicas import default_step
 from peer.gossip.wire_dtype import WireDtype
 from peer.scenario import Scenario, load_scenario, spec_error
 from peer.training.accumulator import Accumulator, InFlight
-from peer.training.data import PartitionError
+from peer.training.data import Indices, PartitionError, partition_dataset
 from peer.training.flat import FlatModel
 from peer.training.local_steps import LocalSteps
 from peer.training.optimizer import MasterOptimizer
@@ -50,6 +52,7 @@ def make_schedule(config: Config) -> Schedule:
         mixing=config.mixing,
         budget=config.budget,
         seed=config.seed,
+        head=config.head,
     )
     return ALGORITHMS[config.algorithm].make_schedule(options)
 
@@ -78,8 +81,10 @@ def make_wire(config: Config) -> WireFormat:
         raise ConfigError(f"--wire-dtype: {error}") from None
 
 
-def make_policy(config: Config) -> ClosingPolicy:
-    """When a round ends. One for each peer: a policy may learn."""
+def make_policy(config: Config, peer: int) -> ClosingPolicy:
+    """When a round of that peer ends. One for each: a policy may learn."""
+    if config.backup_workers:
+        return Backups(config.num_computing - config.backup_workers, peer == config.head)
     return make_closing(config.closing, quorum=config.quorum, seconds=config.round_deadline, mads=config.deadline_mads)
 
 
@@ -125,8 +130,17 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         local_steps=config.local_steps,
         wire=make_wire(config),
         consensus_step=config.consensus_step or default_step(WireDtype.parse(config.wire_dtype).fraction),
+        central=Central(config.head, config.head_computes, config.backup_workers),
     )
     return kind(state)
+
+
+def make_shares(config: Config, task: Task, data: Dataset[Any]) -> list[Indices]:
+    """Each peer's samples. Those of a head that computes nothing are never drawn: all of them go to the others. Raises PartitionError."""
+    shares = partition_dataset(task, data, config.num_computing, config.partition, config.alpha, config.seed)
+    if not config.head_computes:
+        shares.insert(config.head, shares[0])
+    return shares
 
 
 def weighting(config: Config) -> str:
@@ -146,7 +160,7 @@ def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor]
             batch_chunks=config.chunks,
             batch_size=config.batch_size,
             weighting=weighting(config),
-            num_peers=config.peers,
+            num_peers=config.num_computing,
         )
     return Accumulator(start.numel(), config.round_chunks, InFlight(config.in_flight), local)
 

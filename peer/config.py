@@ -23,6 +23,13 @@ ENV_PREFIX = "GRAPEVINE_"
 ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 
 
+#: Options that an algorithm needs otherwise than others do, where nobody says anything.
+DEFAULTS_OF: Mapping[str, Mapping[str, object]] = {"sync-sgd": {"topology": "star"}}
+#: The same of an option that was given: backup workers are a barrier that does without some, and nothing of another round counts.
+BACKUP_DEFAULTS = {"closing": "barrier", "in_flight": "redo"}
+#: Algorithms in which one peer, the head, has the model.
+WITH_HEAD = ("sync-sgd",)
+
 #: The task without a model, which only a simulator plays.
 TIMING = "timing"
 
@@ -42,10 +49,20 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
 
     # who talks to whom
-    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha"] = Field("dpsgd", description="How peers agree [alike]")
+    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "sync-sgd"] = Field(
+        "dpsgd", description="How peers agree [alike]"
+    )
+    head: int = Field(0, ge=0, description="sync-sgd: the peer that has the model and steps [alike]")
+    head_computes: bool = Field(True, description="sync-sgd: whether the head computes gradients as well [alike]")
+    backup_workers: int = Field(
+        0,
+        ge=0,
+        description="sync-sgd: step without the last e gradients and drop them, with --closing barrier; more waits less and wastes more [alike]",
+    )
     topology: str = Field(
         "ring",
-        description="ring, torus, complete, star, exponential, random-regular, erdos-renyi, geometric, or a JSON file of edges [alike]",
+        description="ring, torus, complete, star (sync-sgd's default), exponential, random-regular, erdos-renyi, geometric, or a JSON file "
+        "of edges [alike]",
     )
     degree: int | None = Field(
         None, ge=1, description="Degree of random-regular (default 4, less for few peers) [alike]"
@@ -102,7 +119,7 @@ class Config(BaseModel):
     weighting: Literal["samples", "peers"] | None = Field(
         None,
         description="samples: in proportion to finished work; peers: each peer's mean gradient counts alike "
-        "(default: samples for ring-all-reduce, peers for dpsgd and matcha) [alike]",
+        "(default: samples for ring-all-reduce and sync-sgd, peers for dpsgd and matcha) [alike]",
     )
 
     # training
@@ -192,6 +209,16 @@ class Config(BaseModel):
     def _split(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(";") if word.strip()) if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        algorithm = values.get("algorithm")
+        own = DEFAULTS_OF.get(algorithm, {}) if isinstance(algorithm, str) else {}
+        backups = BACKUP_DEFAULTS if values.get("backup_workers") not in (None, 0, "0") else {}
+        return {**backups, **own, **values}
+
     @model_validator(mode="after")
     def _together(self) -> Config:
         if self.batch_size % self.chunks:
@@ -202,12 +229,43 @@ class Config(BaseModel):
             )
         if self.random_graph_every and self.algorithm != "dpsgd":
             raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
+        self._check_head()
         return self
+
+    def _check_head(self) -> None:
+        if self.algorithm not in WITH_HEAD:
+            for name in ("head", "head_computes", "backup_workers"):
+                if getattr(self, name) != Config.model_fields[name].default:
+                    raise ValueError(f"{name}: {self.algorithm} has no head; it is for {', '.join(WITH_HEAD)}")
+            return
+        if self.head >= self.peers:
+            raise ValueError(
+                f"head: there is no peer {self.head} among {self.peers}; ids go from 0 to {self.peers - 1}"
+            )
+        if not self.backup_workers:
+            return
+        if self.closing != "barrier":
+            raise ValueError(
+                f"backup_workers: with --closing {self.closing} nobody waits for the last gradients anyhow; use --closing barrier"
+            )
+        if self.in_flight == "carry":
+            raise ValueError(
+                "backup_workers: a chunk carried into the next round is a gradient of an older x, which must not count; use --in-flight redo"
+            )
+        if self.backup_workers >= self.num_computing:
+            raise ValueError(
+                f"backup_workers: {self.backup_workers} of {self.num_computing} computing peers leave nobody to step with"
+            )
 
     @property
     def chunk_samples(self) -> int:
         """b = B / m."""
         return self.batch_size // self.chunks
+
+    @property
+    def num_computing(self) -> int:
+        """Peers that compute gradients."""
+        return self.peers - (not self.head_computes)
 
     @property
     def round_chunks(self) -> int:

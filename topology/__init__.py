@@ -1,7 +1,17 @@
 """WHO talks to whom, when, with what weight. Pure mathematics; imports nothing of the daemon."""
 
 from topology.describe import describe, draw_facts, draw_schedule
-from topology.graph import RANDOM_TOPOLOGIES, TOPOLOGIES, Edge, Matching, Topology, TopologyError, build, from_file
+from topology.graph import (
+    RANDOM_TOPOLOGIES,
+    TOPOLOGIES,
+    Edge,
+    Matching,
+    Topology,
+    TopologyError,
+    build,
+    from_file,
+    star,
+)
 from topology.matcha import MatchaPlan, periodic_rho, solve
 from topology.matching import decompose, misra_gries
 from topology.mixing import MIXINGS, MixingMatrix, best_constant, metropolis, metropolis_row
@@ -37,4 +47,5 @@ __all__ = [
     "solve",
     "stable_seed",
     "stable_uniform",
+    "star",
 ]

@@ -107,13 +107,33 @@ def _together(peers: Sequence[Mapping[str, Any]], chunks: int) -> dict[str, Any]
         **{name: sum(row[name] for row in peers) for name in _TOTALS},
         "idle_fraction": idle / (idle + computing) if idle + computing else 0.0,
         "finished_fraction": sum(row["chunks"] for row in peers) / full if full else 0.0,
+        "wasted_fraction": wasted_fraction(peers),
+        "sample_skew": sample_skew(peers),
         "max_staleness": max((row["max_staleness"] for row in peers), default=0),
     }
     counts = {name: dict(sum((Counter(row[name]) for row in peers), Counter[str]())) for name in _COUNTS}
     return {**(known if peers else dict.fromkeys(known)), **counts}
 
 
-_TOTALS = ("samples", "samples_redone", "samples_nonfinite", "bytes_sent")
+def _computed(peers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that trained: a head may only apply what the others compute."""
+    return [row for row in peers if row["samples_started"]]
+
+
+def wasted_fraction(peers: Sequence[Mapping[str, Any]]) -> float:
+    """Gradients that the step of their round went on without, over all that were to be computed: e / (m + e) with e backup workers."""
+    rows = _computed(peers)
+    rounds = sum(row["rounds"] for row in rows)
+    return sum(row["rounds_dropped"] for row in rows) / rounds if rounds else 0.0
+
+
+def sample_skew(peers: Sequence[Mapping[str, Any]]) -> float | None:
+    """How unevenly samples were chosen: the most samples of one peer in updates over the fewest; 1 if all count alike, None if one has none."""
+    counts = [row["samples"] for row in _computed(peers)]
+    return max(counts) / min(counts) if counts and min(counts) else None
+
+
+_TOTALS = ("samples", "samples_redone", "samples_nonfinite", "samples_dropped", "bytes_sent")
 _COUNTS = ("rounds_by_reason", "edges_lost")
 
 

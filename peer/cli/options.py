@@ -20,6 +20,9 @@ PANELS = {
     "The run": ("run", "peers", "seed"),
     "Who talks to whom": (
         "algorithm",
+        "head",
+        "head_computes",
+        "backup_workers",
         "topology",
         "degree",
         "probability",

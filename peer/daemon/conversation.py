@@ -90,7 +90,7 @@ class Conversation:
         self._talk.open(now)
         return now
 
-    def decide(self, own_done: bool) -> tuple[CloseReason | None, float]:
+    def decide(self, own_done: bool | None) -> tuple[CloseReason | None, float]:
         """(why the open round ends now, or None; when to ask again at the latest)."""
         return self._talk.decide(own_done, self._now())
 

@@ -181,11 +181,11 @@ class Peer:
         except RoundBroken as broken:
             self._raise_fatal()
             if await self._explained(said, broken.peer):
-                self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs every peer")
+                self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs {broken.needs}")
             else:
                 raise Fatal(
                     ExitCode.LOST,
-                    f"{broken}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha",
+                    f"{broken}; {self.config.algorithm} needs {broken.needs}: restart the run, or use dpsgd or matcha",
                 ) from None
         finally:
             self._ended_at = self._loop.time()

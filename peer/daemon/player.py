@@ -18,11 +18,12 @@ from torch import Tensor
 
 from peer.accounts.ledger import Ledger
 from peer.daemon.conversation import Conversation
+from peer.daemon.gathering import Gathering
 from peer.daemon.taken import Taken
-from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
+from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import CloseReason
-from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.delivery import DeadlineBounds, NeighborDeadlines
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Gather, Inbox, Reply
 from peer.gossip.round import RoundReport, Timing, advance
 from peer.training.accumulator import InFlight
 from peer.training.trainer import Trainer
@@ -85,6 +86,7 @@ class RoundPlayer:
         self._origin = self._loop.time()
         self._stop = False
         self._settled = asyncio.Event()  # wakes who waits for exchanges
+        self._gathering = Gathering(transport, said, self._settled.set)
 
     def request_stop(self) -> None:
         """End the current round as soon as possible; `play` raises Stopped."""
@@ -132,6 +134,8 @@ class RoundPlayer:
             while not isinstance(step, Update):
                 answer = await self._carry_out(round, step, clock)
                 step = await self._advance(score, answer, clock)
+            if step.dropped:
+                self._trainer.revoke(step.dropped, "dropped")
         except (Stopped, RoundBroken):
             self._trainer.revoke(self._handed_out)
             raise
@@ -153,12 +157,20 @@ class RoundPlayer:
 
     async def _carry_out(self, round: int, effect: Effect, clock: _Stopwatch) -> Answer:
         if isinstance(effect, Accumulate):
-            return await self._accumulate(round, clock)
+            return await self._accumulate(round, effect, clock)
         if isinstance(effect, Exchange):
             return await self._settle(effect, self._open(round, effect), clock)
+        if isinstance(effect, Gather):
+            self._gathering.open(round, effect)
+            return await self._gather(effect, clock)
+        if isinstance(effect, Reply):
+            return await self._reply(effect, clock)
+        if isinstance(effect.exchange, Gather):
+            self._gathering.open(round, effect.exchange)
+            return await self._accumulate(round, effect.accumulate, clock), await self._gather(effect.exchange, clock)
         under_way = self._open(round, effect.exchange)
         try:
-            done = await self._accumulate(round, clock)
+            done = await self._accumulate(round, effect.accumulate, clock)
         except BaseException:
             for handle in under_way.handles.values():
                 handle.give_up(LossReason.LEFT)
@@ -167,8 +179,12 @@ class RoundPlayer:
 
     # Accumulate
 
-    async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
+    async def _accumulate(self, round: int, effect: Accumulate, clock: _Stopwatch) -> Accumulated:
         opened_at = self._said.open()
+        if not effect.computes:
+            reason = await self._until_closed(clock, computes=False)
+            clock.accumulating += self._loop.time() - opened_at
+            return Accumulated(zeros(0), 0, 0, 0.0, (), str(reason))
         x, clock_at = self.master, self._algorithm.state.samples_clock
         await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
         reason = await self._until_closed(clock)
@@ -179,17 +195,17 @@ class RoundPlayer:
         self._handed_out = done.num_samples
         return done
 
-    async def _until_closed(self, clock: _Stopwatch) -> CloseReason:
+    async def _until_closed(self, clock: _Stopwatch, *, computes: bool = True) -> CloseReason:
         computed_until: float | None = None
         while True:
             self._said.stirred.clear()
             self._check_stop()
-            own_done = self._trainer.quota_done
+            own_done = self._trainer.quota_done if computes else None
             if own_done and computed_until is None:
                 computed_until = clock.now()
             reason, ask_again_at = self._said.decide(own_done)
             if reason is not None:
-                clock.computing += (computed_until or clock.now()) - clock.started
+                clock.computing += (computed_until or clock.now()) - clock.started if computes else 0.0
                 return reason
             await self._stirred_until(ask_again_at)
 
@@ -257,7 +273,7 @@ class RoundPlayer:
         for peer, handle in under_way.handles.items():
             outcome = handle.outcome.result()
             if outcome.lost is None:
-                if self._algorithm.delivery is not Delivery.EVERY_MESSAGE:
+                if not self._algorithm.is_patient_with(peer):
                     self._deadlines.observe(peer, max(under_way.opened_at + outcome.seconds - started, 0.0))
                 if peer in effect.receive:
                     vectors[peer] = under_way.inboxes[peer]
@@ -268,6 +284,36 @@ class RoundPlayer:
         clock.exchanging += clock.now() - started
         self._check_stop()
         return Inbox(vectors, lost)
+
+    async def _gather(self, effect: Gather, clock: _Stopwatch) -> Inbox:
+        """Wait for vectors enough; give up those whose deadline passes, and all of them on a stop."""
+        gathering, started = self._gathering, clock.now()
+        typical = self.ledger.typical_round_seconds
+        while not gathering.has(effect.enough):
+            self._settled.clear()
+            gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
+            for peer in [j for j in gives_up if self._stop or clock.now() >= gives_up[j]]:
+                gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
+            self._check_stop()
+            if gathering.expected and not gathering.has(effect.enough):
+                timer = self._loop.call_at(min(gives_up.values()), self._settled.set)
+                await self._settled.wait()
+                timer.cancel()
+        for peer, arrived_at in gathering.newly_arrived():
+            self._deadlines.observe(peer, max(arrived_at - started, 0.0))
+        clock.exchanging += clock.now() - started
+        self._check_stop()
+        return gathering.inbox()
+
+    async def _reply(self, effect: Reply, clock: _Stopwatch) -> Inbox:
+        started = clock.now()
+        handles = self._gathering.reply(effect)
+        if effect.waits:
+            await self._all_over(handles)
+            self._gathering.settled(handles)
+        clock.exchanging += clock.now() - started
+        self._check_stop()
+        return self._gathering.losses()
 
     async def _all_over(self, handles: Mapping[int, ExchangeHandle]) -> None:
         """Wait until every exchange has its outcome; give up those whose deadline passes, and all of them on a stop."""
@@ -296,10 +342,8 @@ class RoundPlayer:
                 timer.cancel()
 
     def _patience(self, peer: int, typical_round_seconds: float) -> float:
-        if self._algorithm.delivery is Delivery.EVERY_MESSAGE:
-            return max(
-                self._rules.bounds.most, self._rules.round_timeout
-            )  # slow is not lost; a dead link ends it at once
+        if self._algorithm.is_patient_with(peer):
+            return max(self._rules.bounds.most, self._rules.round_timeout)
         return self._deadlines.seconds(peer, typical_round_seconds)
 
 

@@ -28,6 +28,7 @@ class CloseReason(enum.StrEnum):
     QUORUM = "quorum"  # that word from the asked fraction of the neighbours
     DEADLINE = "deadline"  # the round's time-out (closing policy `deadline`)
     BARRIER = "barrier"  # everybody's quota is done
+    MISSED = "missed"  # the round's parameters did not come, so nothing was computed in it
     TIMEOUT = "timeout"  # the safety net: nobody said anything for `round_timeout` seconds
 
 
@@ -56,10 +57,14 @@ class RoundView(Protocol):
 
 
 class ClosingPolicy(Protocol):
-    """needs_every_word: each peer's word matters, so all of them are flooded; else the first word for a round is enough."""
+    """needs_every_word: each peer's word matters, so all of them are flooded; else the first word for a round is enough. tells_quota: a
+    peer says CLOSED when its own quota is done, though its round may go on; else only at the close."""
 
     @property
     def needs_every_word(self) -> bool: ...
+
+    @property
+    def tells_quota(self) -> bool: ...
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         """The reason to close the round now, or None."""
@@ -76,6 +81,7 @@ class First:
     """Own quota done, or any peer's word: nobody ever waits for a straggler."""
 
     needs_every_word: bool = False
+    tells_quota: bool = True
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         if view.own_done:
@@ -97,6 +103,7 @@ class Barrier:
     """
 
     needs_every_word: bool = True
+    tells_quota: bool = True
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         left_behind = view.ahead >= 1
@@ -112,11 +119,42 @@ class Barrier:
 
 
 @dataclass(slots=True)
+class Backups:
+    """A barrier that does without some: the head's round ends when `needed` gradients are done, its own among them if it computes; a
+    worker's when its own is done, or by the head's word (Chen et al. 2017, arXiv 1604.00981). For a star with the head in its middle."""
+
+    needed: int
+    is_head: bool
+    needs_every_word: bool = True
+
+    @property
+    def tells_quota(self) -> bool:
+        return not self.is_head  # its word ends the others' round
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        done, _ = view.heard_neighbors()
+        if self.is_head:
+            if view.own_done and not view.waits():
+                return CloseReason.BARRIER
+            return CloseReason.QUORUM if done + view.own_done >= self.needed else None
+        if view.own_done:
+            return CloseReason.QUOTA
+        return CloseReason.WORD if done else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        return None
+
+    def observe(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True)
 class Quorum:
     """Own quota done, or the word of a fraction q of the living neighbours (at least one): ceil(q * neighbours) words."""
 
     fraction: float
     needs_every_word: bool = True
+    tells_quota: bool = True
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         if view.own_done:
@@ -144,6 +182,7 @@ class Deadline:
     mads: float = 4.0
     warm_up: int = 8
     needs_every_word: bool = True
+    tells_quota: bool = True
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
     def timeout(self) -> float | None:

@@ -37,7 +37,8 @@ class Timing(NamedTuple):
 
 class RoundReport(NamedTuple):
     """One finished round of one peer. loss_sum over num_samples; staleness in updates, one entry a chunk; lost: neighbour -> why;
-    neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was."""
+    neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was. dropped: samples that were computed for the round
+    and are in no update."""
 
     peer: int
     round: int
@@ -52,6 +53,7 @@ class RoundReport(NamedTuple):
     neighbor_distance: float | None
     active_matchings: tuple[int, ...]
     timing: Timing
+    dropped: int = 0
 
     @classmethod
     def of(cls, plan: RoundPlan, update: Update, timing: Timing) -> RoundReport:
@@ -70,6 +72,7 @@ class RoundReport(NamedTuple):
             update.neighbor_distance,
             plan.active_matchings,
             timing,
+            update.dropped,
         )
 
 

@@ -73,11 +73,14 @@ class Talk:
         """Chunks of the current round start now."""
         self.opened_at, self.is_open, self._announced = now, True, False
 
-    def decide(self, own_done: bool, now: float) -> tuple[CloseReason | None, float]:
+    def decide(self, own_done: bool | None, now: float) -> tuple[CloseReason | None, float]:
         """(why the open round ends now, or None; the time at which to ask again even if nothing happens). Says CLOSED when this
-        peer is the one to say it. Ask again whenever a method below returns True, and when the own quota is done."""
+        peer is the one to say it. Ask again whenever a method below returns True, and when the own quota is done. own_done: None of a
+        peer that computes nothing, whose quota is done when everybody else has closed the round."""
+        if own_done is None:
+            own_done = not self.waits()
         self.own_done = own_done
-        if own_done and not self._announced:
+        if own_done and not self._announced and self._closing.tells_quota:
             self._say_closed(now)
         reason = self._closing.decide(self, now)
         if reason is None:

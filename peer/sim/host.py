@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from peer.accounts.ledger import Ledger
-from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
+from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import ClosingPolicy, Deadline
-from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox, delivered
+from peer.gossip.delivery import DeadlineBounds, NeighborDeadlines
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Gather, Inbox, Reply, delivered
 from peer.gossip.round import RoundReport, Timing, advance
 from peer.gossip.talk import Talk
 from peer.gossip.words import Word
 from peer.sim.device import Device
 from peer.sim.exchanges import HAVE, VOTE, Key, UnderWay
+from peer.sim.gathering import Gathering
 from peer.sim.world import World
 from peer.training.accumulator import InFlight
 from topology import RoundPlan
@@ -26,45 +27,12 @@ class SimPeer:
     """See the head of this file."""
 
     __slots__ = (
-        "_accumulating",
-        "_agenda",
-        "_at",
-        "_began",
-        "_both",
-        "_bounds",
-        "_closed_at",
-        "_computing",
-        "_deadlines",
-        "_done",
-        "_early",
-        "_exchanging",
-        "_gives_up_at",
-        "_in_flight",
-        "_linked_to",
-        "_links",
-        "_opened_at",
-        "_patient",
-        "_peers",
-        "_plan",
-        "_plans",
-        "_quota_seen",
-        "_round_timeout",
-        "_score",
-        "_timed",
-        "_unwanted",
-        "_wake_at",
-        "_world",
-        "algorithm",
-        "bytes_received",
-        "bytes_sent",
-        "device",
-        "ended_at",
-        "gone",
-        "ledger",
-        "peer",
-        "round",
-        "talk",
-        "under_way",
+        *("_accumulating", "_agenda", "_at", "_began", "_both", "_bounds", "_closed_at", "_computing"),
+        *("_deadlines", "_done", "_early", "_exchanging", "_gathering", "_gives_up_at", "_in_flight"),
+        *("_linked_to", "_links", "_opened_at", "_peers", "_plan", "_plans", "_quota_seen"),
+        *("_round_timeout", "_score", "_timed", "_to_gather", "_unwanted", "_wake_at", "_world"),
+        *("algorithm", "bytes_received", "bytes_sent", "device", "ended_at", "gone", "ledger", "peer"),
+        *("round", "talk", "under_way"),
     )
 
     def __init__(
@@ -100,7 +68,6 @@ class SimPeer:
         self._bounds = bounds
         self._deadlines = NeighborDeadlines(bounds)
         self._timed = isinstance(closing, Deadline)
-        self._patient = algorithm.delivery is Delivery.EVERY_MESSAGE
         self.talk = Talk(
             peer,
             world.schedule,
@@ -110,15 +77,18 @@ class SimPeer:
             round_timeout=round_timeout,
         )
         self.under_way: UnderWay | None = None
+        self._gathering = Gathering(self, world.agenda, self._linked_to)
         self._early: dict[Key, dict[int, Tensor]] = {}
-        # payloads of this round from peers that were suspects when it was opened
-        self._unwanted: list[tuple[int, Key]] = []
+        self._unwanted: list[
+            tuple[int, Key]
+        ] = []  # payloads of this round from peers that were suspects when it was opened
         self._score: Score
         self._plan: RoundPlan
         self._done: Accumulated | None = None
         self._both = False
+        self._to_gather: Gather | None = None  # once the round is closed
         self._wake_at = self._gives_up_at = math.inf
-        self._quota_seen = False
+        self._quota_seen: bool | None = False
         self._began = self._opened_at = self._closed_at = 0.0
         self._computing = self._accumulating = self._exchanging = 0.0
 
@@ -130,6 +100,7 @@ class SimPeer:
             return
         self._plan = plan = self._plans(self.round, self.peer)
         self.talk.round = self.round
+        self._gathering.advance(self.round)
         self._score = self.algorithm.round(plan)
         self._began = self._agenda.now
         self._computing = self._accumulating = self._exchanging = 0.0
@@ -152,18 +123,29 @@ class SimPeer:
         self._both = False
         if isinstance(effect, Accumulate):
             self.under_way = None
-            self._accumulate()
+            self._accumulate(effect)
         elif isinstance(effect, Exchange):
             self._closed_at = self._agenda.now
             self._open(effect)
             self._settle(at_once=False)
+        elif isinstance(effect, Gather):
+            self._gathering.open(self.round, effect)
+            self._gathering.wait(effect)
+        elif isinstance(effect, Reply):
+            self._gathering.reply(effect)
         else:
             self._both = True
             self._done = None
-            self._open(effect.exchange)
-            self._accumulate()
+            if isinstance(effect.exchange, Gather):
+                self._gathering.open(self.round, effect.exchange)
+            else:
+                self._open(effect.exchange)
+            self._to_gather = effect.exchange if isinstance(effect.exchange, Gather) else None
+            self._accumulate(effect.accumulate)
 
     def _end(self, update: Update) -> None:
+        if update.dropped:
+            self.device.revoke(update.dropped, "dropped")
         now, began, plan = self._agenda.now, self._began, self._plan
         timing = Timing(began, now - began, self._computing, self._accumulating, self._exchanging, 0.0)
         report = RoundReport.of(plan, update, timing)
@@ -171,7 +153,7 @@ class SimPeer:
         self.under_way = None
         self.round += 1
         while self._unwanted:
-            self._refuse(*self._unwanted.pop(), "stale")
+            self.refuse(*self._unwanted.pop(), "stale")
         if not self._world.round_ended(self, report):
             return
         if plan.neighbors:
@@ -193,9 +175,13 @@ class SimPeer:
 
     # accumulate
 
-    def _accumulate(self) -> None:
+    def _accumulate(self, effect: Accumulate) -> None:
         now = self._opened_at = self._agenda.now
         self.talk.open(now)
+        if not effect.computes:
+            self._quota_seen = None
+            self._decide()
+            return
         self._quota_seen = False
         state = self.algorithm.state
         quota_at = self.device.open(self.round, now, state.params, state.samples_clock)
@@ -224,7 +210,7 @@ class SimPeer:
                 self._wake_at = again
                 self._at(again, self._wake, again)
             return
-        if self._in_flight is InFlight.DRAIN:
+        if self._in_flight is InFlight.DRAIN and self._quota_seen is not None:
             self._at(self.device.hold(now), self._close, self.round, str(reason))
         else:
             self._close(self.round, str(reason))
@@ -234,15 +220,20 @@ class SimPeer:
             return
         now = self._closed_at = self._agenda.now
         self._accumulating += now - self._opened_at
-        self._computing += min(self.device.quota_at, now) - self._opened_at
-        done = self.device.close(round, now, reason, self.algorithm.state.params, self._in_flight)
+        if self._quota_seen is None:
+            done = Accumulated(zeros(0), 0, 0, 0.0, (), reason)
+        else:
+            self._computing += min(self.device.quota_at, now) - self._opened_at
+            done = self.device.close(round, now, reason, self.algorithm.state.params, self._in_flight)
         self._done = done
         if self.device.nonfinite_in_a_row and self._world.diverged(self):
             return
-        if self._both:
-            self._settle()
-        else:
+        if not self._both:
             self._go_on(done)
+        elif self._to_gather is not None:
+            self._gathering.wait(self._to_gather)
+        else:
+            self._settle()
 
     # exchange
 
@@ -260,26 +251,31 @@ class SimPeer:
                     self._unwanted.append((j, key))
 
     def _send(self, effect: Exchange, key: Key, lost: Mapping[int, str]) -> None:
-        here, now, atomic = self.peer, self._agenda.now, effect.atomic
         for j, vector in effect.send.items():
             if j in lost:
                 continue
-            num_bytes = self._world.vector_bytes(vector, atomic)
-            self.bytes_sent += num_bytes
-            arrives = self._links.vector(here, j, num_bytes, now)
             # An atomic edge's vector can't change before the edge is decided; others may be overwritten as soon as they are sent.
-            self._at(arrives, self._peers[j].arrived, here, key, vector if atomic else vector.clone(), num_bytes)
+            self.push(j, key, vector if effect.atomic else vector.clone())
+
+    def push(self, to: int, key: Key, vector: Tensor) -> None:
+        num_bytes = self._world.vector_bytes(vector)
+        self.bytes_sent += num_bytes
+        arrives = self._links.vector(self.peer, to, num_bytes, self._agenda.now)
+        self._at(arrives, self._peers[to].arrived, self.peer, key, vector, num_bytes)
 
     def arrived(self, sender: int, key: Key, vector: Tensor, num_bytes: int) -> None:
         """A payload is here."""
         if sender not in self._linked_to:
             return
         if self.gone:
-            self._refuse(sender, key, "left")
+            self.refuse(sender, key, "left")
             return
         self.bytes_received += num_bytes
         if self.talk.payload(sender, key[0], self._agenda.now) is not None and self.talk.is_open:
             self._decide()
+        if self.algorithm.answers:
+            self._gathering.request(sender, key, vector)
+            return
         under_way = self.under_way
         if under_way is not None and under_way.key == key:
             if sender in under_way.waiting:
@@ -291,9 +287,9 @@ class SimPeer:
         elif key >= (self.round, 0) and (under_way is None or under_way.key < key):
             self._early.setdefault(key, {})[sender] = vector
         else:
-            self._refuse(sender, key, "stale")
+            self.refuse(sender, key, "stale")
 
-    def _refuse(self, sender: int, key: Key, why: str) -> None:
+    def refuse(self, sender: int, key: Key, why: str) -> None:
         """This end is past that exchange; the sender hears of it."""
         tells = self._agenda.now + self._links.latency(self.peer, sender)
         self._at(tells, self._peers[sender].lost_edge, self.peer, key, why)
@@ -318,6 +314,8 @@ class SimPeer:
 
     def lost_edge(self, other: int, key: Key, why: str) -> None:
         """The other end gave an edge up, or its link is down."""
+        if self.algorithm.answers:
+            self._gathering.lose(other, why)
         under_way = self.under_way
         if self.gone or under_way is None or under_way.key != key or other not in under_way.waiting:
             return
@@ -340,13 +338,13 @@ class SimPeer:
                 self._finish(under_way)
             return
         typical = self.ledger.typical_round_seconds
-        gives_up = min(self._closed_at + self._patience(j, typical) for j in under_way.waiting)
+        gives_up = min(self._closed_at + self.patience(j, typical) for j in under_way.waiting)
         if gives_up < self._gives_up_at:
             self._gives_up_at = gives_up
             self._at(gives_up, self._give_up, gives_up)
 
-    def _patience(self, peer: int, typical: float) -> float:
-        if self._patient:
+    def patience(self, peer: int, typical: float) -> float:
+        if self.algorithm.is_patient_with(peer):
             return max(self._bounds.most, self._round_timeout)
         return self._deadlines.seconds(peer, typical)
 
@@ -359,7 +357,7 @@ class SimPeer:
         if under_way is None or not under_way.waiting or self.talk.is_open or (self._both and self._done is None):
             return
         now, typical = self._agenda.now, self.ledger.typical_round_seconds
-        for j in [j for j in under_way.waiting if now >= self._closed_at + self._patience(j, typical)]:
+        for j in [j for j in under_way.waiting if now >= self._closed_at + self.patience(j, typical)]:
             under_way.lose(j, "deadline", now)
             self.talk.missed(j)
             tells = now + self._links.latency(self.peer, j)
@@ -370,10 +368,9 @@ class SimPeer:
         if self.gone or under_way is not self.under_way:
             return
         now = self._agenda.now
-        if not self._patient:
-            for j in under_way.vectors:
-                waited = under_way.ends[j] - self._closed_at
-                self._deadlines.observe(j, waited if waited > 0.0 else 0.0)
+        for j in under_way.vectors:
+            if not self.algorithm.is_patient_with(j):
+                self.observe(j, under_way.ends[j] - self._closed_at)
         self._exchanging += now - self._closed_at
         inbox = Inbox(under_way.vectors, under_way.lost)
         if under_way.effect.take:
@@ -384,6 +381,25 @@ class SimPeer:
         done, self._done = self._done, None
         assert done is not None
         self._go_on((done, inbox))
+
+    def observe(self, peer: int, waited: float) -> None:
+        self._deadlines.observe(peer, waited if waited > 0.0 else 0.0)
+
+    # what a gathering asks
+
+    def may_go_on(self) -> bool:
+        """Whether nothing but a gathering is waited for."""
+        return not (self.gone or self.talk.is_open or (self._both and self._done is None))
+
+    def gathered(self, inbox: Inbox, since: float) -> None:
+        """What a gathering waited for since then is there."""
+        self._exchanging += self._agenda.now - since
+        done, self._done = self._done, None
+        if self._both:
+            assert done is not None
+            self._go_on((done, inbox))
+        else:
+            self._go_on(inbox)
 
     # words and links
 

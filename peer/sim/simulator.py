@@ -23,6 +23,7 @@ from peer.assembly import (
     make_policy,
     make_scenario,
     make_schedule,
+    make_shares,
     make_stragglers,
     make_wire,
     nominal_chunk_seconds,
@@ -30,6 +31,7 @@ from peer.assembly import (
 from peer.config import TIMING, Config
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import Algorithm, Optimizer, RoundBroken
+from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import PRESETS
 from peer.gossip.mixing import payload_bytes
 from peer.gossip.round import RoundReport
@@ -42,7 +44,7 @@ from peer.sim.host import SimPeer
 from peer.sim.network import Links
 from peer.training.accumulator import InFlight, Samples
 from peer.training.chunk import ChunkComputer
-from peer.training.data import SampleStream, partition_dataset
+from peer.training.data import SampleStream
 from peer.training.evaluate import Evaluator
 from peer.training.task import load_task
 
@@ -110,7 +112,7 @@ class Simulation:
                 self,
                 algorithm,
                 device,
-                make_policy(config),
+                make_policy(config, i),
                 in_flight=InFlight(config.in_flight),
                 round_timeout=config.round_timeout,
                 bounds=PRESETS[config.preset],
@@ -144,7 +146,7 @@ class Simulation:
         model = make_model(config, task)
         data = task.train_data()
         computer = ChunkComputer(task, make_model(config, task), data)
-        shares = partition_dataset(task, data, config.peers, config.partition, config.alpha, config.seed)
+        shares = make_shares(config, task, data)
         self._params = model.vector.repeat(config.peers, 1)
         self._sized = True
         self.evaluator = Evaluator(task, config.seed)
@@ -164,11 +166,12 @@ class Simulation:
     def links_of(self, peer: int) -> set[int]:
         return self._linked[peer]
 
-    def vector_bytes(self, vector: Tensor, atomic: bool) -> int:
+    def vector_bytes(self, vector: Tensor) -> int:
         """Of the payload. Those of the task `timing` are empty: one counts as all parameters, a shard of a ring as its share."""
         if self._sized:
             return vector.numel() * vector.element_size()
-        return self._full_bytes if atomic else self._full_bytes // self.config.peers
+        shards = ALGORITHMS[self.config.algorithm].sends_shards
+        return self._full_bytes // self.config.peers if shards else self._full_bytes
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
         if peer.round > self.rounds:
@@ -185,9 +188,9 @@ class Simulation:
     def broken(self, peer: SimPeer, error: RoundBroken) -> None:
         """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
         if not peer.talk.directory.has_left(error.peer):
-            told = f"{error}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha"
+            told = f"{error}; {self.config.algorithm} needs {error.needs}: restart the run, or use dpsgd or matcha"
             self.failure = Fatal(ExitCode.LOST, told)
-        self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs every peer")
+        self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
         self.agenda.stopped = True
 
     def diverged(self, peer: SimPeer) -> bool:

@@ -31,7 +31,7 @@ class World(Protocol):
     def links_of(self, peer: int) -> set[int]:
         """Peers to which its links are up; always the same set, kept up to date."""
 
-    def vector_bytes(self, vector: Tensor, atomic: bool) -> int: ...
+    def vector_bytes(self, vector: Tensor) -> int: ...
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
         """Whether the peer goes on."""

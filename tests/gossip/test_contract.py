@@ -18,10 +18,10 @@ N, D = 6, 11
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 
 
-def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str = "ring") -> Schedule:
+def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str | None = None, head: int = 0) -> Schedule:
     return algorithm.make_schedule(
         ScheduleOptions(
-            topology=build(topology, n),
+            topology=build(topology or ("star" if algorithm.has_head else "ring"), n),
             random_graph_every=0,
             degree=None,
             probability=None,
@@ -29,6 +29,7 @@ def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str = "ring") 
             mixing="metropolis",
             budget=0.7,
             seed=5,
+            head=head,
         )
     )
 
@@ -66,7 +67,12 @@ def test_the_mean_is_kept_without_gradients(algorithm: type[Algorithm]) -> None:
     conductor = Conductor(algorithm, schedule_of(algorithm), params())
     for k in range(20):
         conductor.play(k, no_gradient)
-    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    if algorithm.has_head:
+        assert all(torch.equal(row, params()[0]) for row in conductor.params), (
+            "the head's model, whatever the others had"
+        )
+    else:
+        assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
 
 
 @every_algorithm
@@ -84,11 +90,11 @@ def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(
     means = [g / n if n else torch.zeros(D) for g, n in zip(sums, counts, strict=True)]
     if weighting == "peers":
         # a peer with nothing finished counts as a peer with a zero gradient, except in an all-reduce, which leaves it out
-        divisor = sum(n > 0 for n in counts) if algorithm.delivery is Delivery.EVERY_MESSAGE else N
+        divisor = sum(n > 0 for n in counts) if algorithm.sums_gradients else N
         expected = torch.stack(means).sum(0) / divisor
     else:
         # a displacement is in proportion to its samples already, so an all-reduce divides it by the number of peers
-        whole = sum(counts) if algorithm.delivery is Delivery.EVERY_MESSAGE and not displaced else 4 * N
+        whole = sum(counts) if algorithm.sums_gradients and not displaced else 4 * N
         expected = torch.stack(sums).sum(0) / whole
     assert torch.allclose(conductor.params.mean(0), start[0] - 0.5 * expected, atol=1e-5)
 
@@ -136,7 +142,10 @@ def test_survives_exactly_the_losses_it_declares(algorithm: type[Algorithm]) -> 
         return
     edges_lost = sum(len(update.lost) for k in range(30) for update in conductor.play(k, no_gradient))
     assert edges_lost > 20
-    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    if algorithm.has_head:
+        assert torch.equal(conductor.params[0], params()[0])
+    else:
+        assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
 
 
 @every_algorithm
@@ -146,6 +155,7 @@ def test_the_learning_rate_clock_counts_samples(algorithm: type[Algorithm]) -> N
         conductor.play(k, no_gradient)
     for peer in conductor.peers:
         assert peer.state.samples_clock == 5 * 4 * N
+    for peer in conductor.peers[:1] if algorithm.has_head else conductor.peers:
         assert peer.state.optimizer.clock == [4 * N * (k + 1) for k in range(5)]  # type: ignore[attr-defined]
 
 
@@ -167,5 +177,5 @@ def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Al
     conductor = Conductor(algorithm, schedule_of(algorithm), params(), displaced=displaced)
     for k in range(5):
         conductor.play(k, nothing)
-    assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
+    assert torch.allclose(conductor.params.mean(0), params()[0] if algorithm.has_head else params().mean(0), atol=1e-5)
     assert all(peer.state.optimizer.clock == [] for peer in conductor.peers)  # type: ignore[attr-defined]

@@ -8,5 +8,6 @@ from peer.gossip.algorithm import Algorithm
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
+from peer.gossip.algorithms.sync_sgd import SyncSGD
 
-ALGORITHMS: Mapping[str, type[Algorithm]] = {cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha)}
+ALGORITHMS: Mapping[str, type[Algorithm]] = {cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha, SyncSGD)}

@@ -32,6 +32,8 @@ class RingAllReduce(Algorithm):
     delivery: ClassVar[Delivery] = Delivery.EVERY_MESSAGE
     sends_after_close: ClassVar[bool] = True
     default_weighting: ClassVar[str] = "samples"
+    sums_gradients: ClassVar[bool] = True
+    sends_shards: ClassVar[bool] = True
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8")
     why_not_others: ClassVar[str] = (
         "every hop would drop what it does not keep of the others' sums, and nothing would make up for it"

@@ -1,0 +1,121 @@
+"""Vectors of peers that wait for an answer to them: the head's side of an exchange (`Gather` and `Reply`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peer.daemon.conversation import Conversation
+from peer.gossip.effects import Gather, Inbox, Reply
+from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Outcome, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    vector: Tensor
+    handle: ExchangeHandle
+
+
+class Gathering:
+    """One buffer a peer, kept for the run. stirs: called on the loop when a vector is there or a peer is lost."""
+
+    def __init__(self, transport: Transport, said: Conversation, stirs: Callable[[], None]) -> None:
+        self._transport = transport
+        self._said = said
+        self._stirs = stirs
+        self._buffers: dict[int, Tensor] = {}
+        self._expected: dict[int, _Request] = {}
+        self._arrived: dict[int, _Request] = {}  # in the order of arrival, not replied to
+        self._new: list[tuple[int, float]] = []
+        self._lost: dict[int, str] = {}
+        self._now = asyncio.get_running_loop().time
+
+    @property
+    def expected(self) -> Collection[int]:
+        """Whose vectors are still to come."""
+        return self._expected.keys()
+
+    def open(self, round: int, effect: Gather) -> None:
+        """Expect a vector of each peer that none is expected of yet."""
+        for peer, size in sorted(effect.receive.items()):
+            if peer in self._expected or peer in self._arrived:
+                continue
+            takes_part, why = self._said.directory.takes_part(peer, round)
+            if not takes_part:
+                self._lost[peer] = why
+                continue
+            buffer = self._buffers.get(peer)
+            if buffer is None or buffer.numel() < size:
+                buffer = self._buffers[peer] = torch.empty(size)
+            self._begin(peer, ExchangeKey(effect.stamps.get(peer, round), 0), buffer[:size])
+
+    def _begin(self, peer: int, key: ExchangeKey, vector: Tensor) -> None:
+        whole = vector.numel() * vector.element_size()
+
+        def arrived(num_bytes: int) -> None:
+            if num_bytes == whole and self._expected.get(peer) is request:
+                self._arrived[peer] = self._expected.pop(peer)
+                self._new.append((peer, self._now()))
+                self._stirs()
+
+        def over(outcome: asyncio.Future[Outcome]) -> None:
+            lost = outcome.result().lost
+            if lost is None or request not in (self._expected.get(peer), self._arrived.get(peer)):
+                return
+            self._expected.pop(peer, None)
+            self._arrived.pop(peer, None)
+            self._lose(peer, lost)
+
+        handle = self._transport.exchange(peer, key, None, vector, atomic=False, arrived=arrived, replies=True)
+        request = self._expected[peer] = _Request(vector, handle)
+        handle.outcome.add_done_callback(over)
+
+    def has(self, enough: int | None) -> bool:
+        """Whether so many vectors are there, or nobody is left who could send one."""
+        return not self._expected or (enough is not None and len(self._arrived) >= enough)
+
+    def give_up(self, peer: int, reason: LossReason) -> None:
+        """Its vector is not waited for any more."""
+        request = self._expected.pop(peer)
+        request.handle.give_up(reason)
+        self._lose(peer, reason)
+
+    def newly_arrived(self) -> Iterator[tuple[int, float]]:
+        """Who sent a vector since the last call, and when it was there, on the loop's clock."""
+        new, self._new = self._new, []
+        return iter(new)
+
+    def inbox(self) -> Inbox:
+        return Inbox({peer: request.vector for peer, request in self._arrived.items()}, self.losses().lost)
+
+    def losses(self) -> Inbox:
+        """Who was lost since this was asked last, and why."""
+        lost, self._lost = self._lost, {}
+        return Inbox({}, lost)
+
+    def reply(self, effect: Reply) -> Mapping[int, ExchangeHandle]:
+        """Hand the answers over; the exchanges that they end. Peers that are lost by now are left out."""
+        handles = {}
+        for peer, vector in effect.send.items():
+            request = self._arrived.pop(peer, None) or self._expected.pop(peer, None)
+            if request is not None:
+                request.handle.reply(vector)
+                handles[peer] = request.handle
+        return handles
+
+    def settled(self, handles: Mapping[int, ExchangeHandle]) -> None:
+        """These exchanges are over."""
+        for peer, handle in handles.items():
+            lost = handle.outcome.result().lost
+            if lost is not None:
+                self._lose(peer, lost)
+
+    def _lose(self, peer: int, reason: LossReason) -> None:
+        self._lost[peer] = str(reason)
+        if reason in (LossReason.DEADLINE, LossReason.LINK_DOWN):
+            self._said.missed(peer)
+        self._stirs()
