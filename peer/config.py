@@ -57,7 +57,7 @@ class Config(BaseModel):
     backup_workers: int = Field(
         0,
         ge=0,
-        description="sync-sgd: step without the last e gradients and drop them, with --closing barrier; more waits less and wastes more [alike]",
+        description="sync-sgd: drop the last e gradients of a step, with --closing barrier; more waits less and wastes more [alike]",
     )
     topology: str = Field(
         "ring",
@@ -250,7 +250,7 @@ class Config(BaseModel):
             )
         if self.in_flight == "carry":
             raise ValueError(
-                "backup_workers: a chunk carried into the next round is a gradient of an older x, which must not count; use --in-flight redo"
+                "backup_workers: a chunk that is carried over is a gradient of an older x, which must not count; use --in-flight redo"
             )
         if self.backup_workers >= self.num_computing:
             raise ValueError(

@@ -200,7 +200,7 @@ def _star(n: int, _: RandomOptions) -> Iterable[Edge]:
 
 
 def star(topology: Topology, head: int, asked_by: str) -> Topology:
-    """The star with its middle at `head`, where the one asked for is a star of that name, or these edges. Raises TopologyError for others."""
+    """The star with its middle at `head`, where the one asked for has that name or these edges. Raises TopologyError for others."""
     n = topology.num_peers
     if not 0 <= head < n:
         raise TopologyError(f"--head: there is no peer {head} among {n}; ids go from 0 to {n - 1}")

@@ -128,7 +128,7 @@ def wasted_fraction(peers: Sequence[Mapping[str, Any]]) -> float:
 
 
 def sample_skew(peers: Sequence[Mapping[str, Any]]) -> float | None:
-    """How unevenly samples were chosen: the most samples of one peer in updates over the fewest; 1 if all count alike, None if one has none."""
+    """How unevenly samples were chosen: the most samples of one peer in updates over the fewest; None if one has none."""
     counts = [row["samples"] for row in _computed(peers)]
     return max(counts) / min(counts) if counts and min(counts) else None
 

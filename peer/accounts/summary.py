@@ -47,8 +47,9 @@ class Moved(Protocol):
 @dataclass(frozen=True, slots=True)
 class PeerSummary:
     """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_dropped + samples_abandoned
-    once the peer has stopped; `samples` is what is in updates. rounds_dropped: rounds whose update was made without this peer's samples. timeline: of each of the first rounds (begin, until the own quota or the close,
-    until the close, until the end), seconds since the start of training. cpu_seconds: processor time of the process, from its start on."""
+    once the peer has stopped; `samples` is what is in updates. rounds_dropped: rounds whose update was made without this peer's samples.
+    timeline: of each of the first rounds (begin, until the own quota or the close, until the close, until the end), seconds since the
+    start of training. cpu_seconds: processor time of the process, from its start on."""
 
     peer: int
     pid: int

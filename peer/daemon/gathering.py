@@ -84,6 +84,14 @@ class Gathering:
         request.handle.give_up(reason)
         self._lose(peer, reason)
 
+    def abandon(self) -> None:
+        """Nobody gets an answer any more."""
+        requests = [*self._expected.values(), *self._arrived.values()]
+        self._expected.clear()
+        self._arrived.clear()
+        for request in requests:
+            request.handle.give_up(LossReason.LEFT)
+
     def newly_arrived(self) -> Iterator[tuple[int, float]]:
         """Who sent a vector since the last call, and when it was there, on the loop's clock."""
         new, self._new = self._new, []
@@ -116,6 +124,8 @@ class Gathering:
 
     def _lose(self, peer: int, reason: LossReason) -> None:
         self._lost[peer] = str(reason)
-        if reason in (LossReason.DEADLINE, LossReason.LINK_DOWN):
+        if (
+            reason is LossReason.DEADLINE
+        ):  # of a link that is down the conversation is told, and tells the others, by itself
             self._said.missed(peer)
         self._stirs()

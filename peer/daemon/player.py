@@ -138,6 +138,7 @@ class RoundPlayer:
                 self._trainer.revoke(step.dropped, "dropped")
         except (Stopped, RoundBroken):
             self._trainer.revoke(self._handed_out)
+            self._gathering.abandon()
             raise
         report = RoundReport.of(plan, step, clock.timing())
         self.ledger.add(report)

@@ -54,8 +54,7 @@ class SimPeer:
         self.device = device
         self.algorithm = algorithm
         self.ledger = Ledger(device.quota_chunks)
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.bytes_sent = self.bytes_received = 0
         self._world = world
         self._agenda = world.agenda
         self._at = world.agenda.at
@@ -84,8 +83,8 @@ class SimPeer:
         ] = []  # payloads of this round from peers that were suspects when it was opened
         self._score: Score
         self._plan: RoundPlan
-        self._done: Accumulated | None = None
-        self._both = False
+        self._done: Accumulated | None
+        self._both, self._done = False, None
         self._to_gather: Gather | None = None  # once the round is closed
         self._wake_at = self._gives_up_at = math.inf
         self._quota_seen: bool | None = False
@@ -134,8 +133,7 @@ class SimPeer:
         elif isinstance(effect, Reply):
             self._gathering.reply(effect)
         else:
-            self._both = True
-            self._done = None
+            self._both, self._done = True, None
             if isinstance(effect.exchange, Gather):
                 self._gathering.open(self.round, effect.exchange)
             else:
@@ -395,11 +393,7 @@ class SimPeer:
         """What a gathering waited for since then is there."""
         self._exchanging += self._agenda.now - since
         done, self._done = self._done, None
-        if self._both:
-            assert done is not None
-            self._go_on((done, inbox))
-        else:
-            self._go_on(inbox)
+        self._go_on((done, inbox) if self._both and done is not None else inbox)
 
     # words and links
 
@@ -426,7 +420,9 @@ class SimPeer:
         if self.gone:
             return
         self.talk.link_down(other)
-        if self.under_way is not None:
+        if self.algorithm.answers:
+            self._gathering.lose(other, "link_down")
+        elif self.under_way is not None:
             self.lost_edge(other, self.under_way.key, "link_down")
         if self.talk.is_open:
             self._decide()

@@ -100,7 +100,7 @@ class Conductor:
             answers = {i: self._answer(stage, i, gradients) for i in self._order(range(len(scores)))}
             ready = [(i, answer) for i, answer in answers.items() if answer is not None]
             assert ready, f"nobody can go on: {stage.steps}"
-            for i, answer in ready:
+            for i, _ in ready:
                 stage.check_unchanged(i)
             for i, answer in ready:
                 stage.advance(i, answer)

@@ -1,0 +1,112 @@
+"""Methods with a head, in the daemon: who may die, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+
+from peer.accounts.summary import PeerSummary
+from peer.assembly import BAD_INPUT, make_schedule, make_wire
+from peer.exit_codes import ExitCode, Fatal
+from tests.daemon.rig import Rig, config
+
+
+async def endings(rig: Rig, victim: int) -> dict[int, PeerSummary | BaseException]:
+    """How each peer ends when the network of one is cut off without a goodbye."""
+    rig.build()
+
+    async def kill() -> None:
+        while rig.peers[victim].state != "training" or rig.peers[victim].player.ledger.rounds < 3:
+            await asyncio.sleep(0.005)
+        rig.transports[victim].kill()  # type: ignore[attr-defined]
+        rig.peers[victim].request_stop("the test killed it")
+
+    killer = asyncio.create_task(kill())
+    async with asyncio.timeout(40):
+        ends = await asyncio.gather(*(rig._run(i, 0.0) for i in range(len(rig.peers))), return_exceptions=True)
+    await killer
+    return dict(enumerate(ends))
+
+
+@pytest.mark.parametrize("closing", ["first", "barrier"])
+async def test_a_dead_head_is_said_by_every_worker(closing: str) -> None:
+    ends = await endings(Rig(config(algorithm="sync-sgd", closing=closing, max_rounds=None, chunk_seconds=0.002)), 0)
+    for worker in (1, 2, 3):
+        fatal = ends[worker]
+        assert isinstance(fatal, Fatal), fatal
+        assert fatal.code is ExitCode.LOST
+        assert fatal.sentence.startswith("peer 0 was lost in the middle of a round")
+        assert "sync-sgd needs its head" in fatal.sentence
+        assert "\n" not in fatal.sentence
+
+
+@pytest.mark.parametrize("settings", [{"closing": "first"}, {"closing": "barrier"}, {"backup_workers": 1}], ids=str)
+async def test_a_dead_worker_costs_its_samples(settings: dict[str, object]) -> None:
+    rig = Rig(config(algorithm="sync-sgd", head=1, max_rounds=30, chunk_seconds=0.002, round_timeout=30.0, **settings))
+    ends = await endings(rig, 2)
+    for i in (0, 1, 3):
+        summary = ends[i]
+        assert isinstance(summary, PeerSummary), summary
+        assert summary.rounds == 30
+        assert torch.equal(rig.peers[i].player.master.params, rig.peers[1].player.master.params)
+    head = ends[1]
+    assert isinstance(head, PeerSummary)
+    assert rig.peers[1].player.ledger.lost_by_neighbor.keys() == {2}
+    assert set(head.edges_lost) <= {"link_down", "suspect", "left", "declined"}
+
+
+async def test_backup_workers_in_the_daemon() -> None:
+    rig = Rig(
+        config(
+            algorithm="sync-sgd",
+            peers=5,
+            backup_workers=1,
+            head_computes=False,
+            max_rounds=25,
+            chunk_seconds=0.002,
+            straggler=("4=5x",),
+        )
+    )
+    summaries = await rig.run()
+    assert sum(s.rounds_dropped for s in summaries) <= 25
+    assert summaries[4].rounds_dropped > 0
+    assert sum(s.samples for s in summaries) == 25 * 3 * 8
+    for s in summaries:
+        fates = s.samples + s.samples_redone + s.samples_nonfinite + s.samples_dropped + s.samples_abandoned
+        assert s.samples_started == fates
+    assert all(torch.equal(peer.player.master.params, rig.peers[0].player.master.params) for peer in rig.peers)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"algorithm": "sync-sgd", "topology": "ring"}, "--topology star, not ring"),
+        ({"algorithm": "sync-sgd", "head": 4}, "there is no peer 4 among 4"),
+        ({"algorithm": "sync-sgd", "wire_dtype": "bf16"}, "workers would compute at a rounded x"),
+        ({"algorithm": "sync-sgd", "random_graph_every": 2}, "only dpsgd draws random graphs"),
+        ({"algorithm": "sync-sgd", "backup_workers": 4}, "4 of 4 computing peers leave nobody"),
+        ({"algorithm": "sync-sgd", "backup_workers": 1, "closing": "first"}, "nobody waits for the last gradients"),
+        ({"algorithm": "sync-sgd", "backup_workers": 1, "in_flight": "carry"}, "a gradient of an older x"),
+        ({"head": 1}, "--head: dpsgd has no head"),
+        ({"head_computes": False}, "--head-computes: dpsgd has no head"),
+        ({"backup_workers": 1}, "--backup-workers: dpsgd has no head"),
+    ],
+)
+def test_what_it_is_not_correct_under_is_refused_with_the_reason(values: dict[str, object], sentence: str) -> None:
+    def build() -> None:
+        made = config(**values)
+        make_schedule(made)
+        make_wire(made)
+
+    with pytest.raises(BAD_INPUT, match=sentence) as refused:
+        build()
+    assert "\n" not in str(refused.value)
+
+
+def test_options_that_a_method_needs_otherwise_are_its_defaults() -> None:
+    assert config(algorithm="sync-sgd").topology == "star"
+    made = config(algorithm="sync-sgd", backup_workers=1)
+    assert (made.closing, made.in_flight) == ("barrier", "redo")
+    assert config().closing == "first"
