@@ -81,6 +81,11 @@ def make_wire(config: Config) -> WireFormat:
         raise ConfigError(f"--wire-dtype: {error}") from None
 
 
+def head_of(config: Config) -> int | None:
+    """Whose model is that of the run, where one peer has it."""
+    return config.head if ALGORITHMS[config.algorithm].has_head else None
+
+
 def make_policy(config: Config, peer: int) -> ClosingPolicy:
     """When a round of that peer ends. One for each: a policy may learn."""
     if config.backup_workers:
@@ -130,7 +135,13 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         local_steps=config.local_steps,
         wire=make_wire(config),
         consensus_step=config.consensus_step or default_step(WireDtype.parse(config.wire_dtype).fraction),
-        central=Central(config.head, config.head_computes, config.backup_workers),
+        central=Central(
+            config.head,
+            config.head_computes,
+            config.backup_workers,
+            config.simulate_staleness,
+            config.staleness_aware_lr,
+        ),
     )
     return kind(state)
 
@@ -166,7 +177,11 @@ def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor]
 
 
 def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:
-    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError."""
+    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError, ConfigError."""
+    if config.staleness_aware_lr and config.optimizer.startswith("adam"):
+        raise ConfigError(
+            f"--staleness-aware-lr: it scales gradients, and {config.optimizer} divides the scale out again; use sgd or momentum"
+        )
     return MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
 
 

@@ -24,11 +24,25 @@ ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 
 
 #: Options that an algorithm needs otherwise than others do, where nobody says anything.
-DEFAULTS_OF: Mapping[str, Mapping[str, object]] = {"sync-sgd": {"topology": "star"}}
+DEFAULTS_OF: Mapping[str, Mapping[str, object]] = {
+    "sync-sgd": {"topology": "star"},
+    "async-sgd": {"topology": "star", "closing": "none", "head_computes": False},
+}
 #: The same of an option that was given: backup workers are a barrier that does without some, and nothing of another round counts.
 BACKUP_DEFAULTS = {"closing": "barrier", "in_flight": "redo"}
 #: Algorithms in which one peer, the head, has the model.
-WITH_HEAD = ("sync-sgd",)
+WITH_HEAD = ("sync-sgd", "async-sgd")
+#: Algorithms in which peers share no rounds.
+WITHOUT_ROUNDS = ("async-sgd",)
+
+#: Options that mean nothing with other algorithms.
+ONLY_FOR: Mapping[str, tuple[str, ...]] = {
+    "head": WITH_HEAD,
+    "head_computes": ("sync-sgd",),
+    "backup_workers": ("sync-sgd",),
+    "simulate_staleness": ("async-sgd",),
+    "staleness_aware_lr": ("async-sgd",),
+}
 
 #: The task without a model, which only a simulator plays.
 TIMING = "timing"
@@ -49,20 +63,26 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
 
     # who talks to whom
-    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "sync-sgd"] = Field(
+    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "sync-sgd", "async-sgd"] = Field(
         "dpsgd", description="How peers agree [alike]"
     )
-    head: int = Field(0, ge=0, description="sync-sgd: the peer that has the model and steps [alike]")
-    head_computes: bool = Field(True, description="sync-sgd: whether the head computes gradients as well [alike]")
+    head: int = Field(0, ge=0, description="sync-sgd, async-sgd: the peer that has the model and steps [alike]")
+    head_computes: bool = Field(
+        True, description="sync-sgd: whether the head computes gradients as well (async-sgd: it does not) [alike]"
+    )
     backup_workers: int = Field(
         0,
         ge=0,
         description="sync-sgd: drop the last e gradients of a step, with --closing barrier; more waits less and wastes more [alike]",
     )
+    simulate_staleness: int = Field(
+        0, ge=0, le=1000, description="async-sgd: hold each gradient back until so many others have come [alike]"
+    )
+    staleness_aware_lr: bool = Field(False, description="async-sgd: learning rate / staleness [alike]")
     topology: str = Field(
         "ring",
-        description="ring, torus, complete, star (sync-sgd's default), exponential, random-regular, erdos-renyi, geometric, or a JSON file "
-        "of edges [alike]",
+        description="ring, torus, complete, star (default of sync-sgd and async-sgd), exponential, random-regular, erdos-renyi, geometric, "
+        "or a JSON file of edges [alike]",
     )
     degree: int | None = Field(
         None, ge=1, description="Degree of random-regular (default 4, less for few peers) [alike]"
@@ -96,8 +116,9 @@ class Config(BaseModel):
     )
 
     # when a round ends
-    closing: Literal["barrier", "first", "quorum", "deadline"] = Field(
-        "first", description="first: never wait; barrier: wait for all; quorum, deadline: between [alike]"
+    closing: Literal["barrier", "first", "quorum", "deadline", "none"] = Field(
+        "first",
+        description="first: never wait; barrier: wait for all; quorum, deadline: between; none: of async-sgd, which has no rounds [alike]",
     )
     quorum: float = Field(0.5, gt=0, le=1, description="quorum: close when this fraction of the neighbours has [alike]")
     round_deadline: float | None = Field(
@@ -229,14 +250,29 @@ class Config(BaseModel):
             )
         if self.random_graph_every and self.algorithm != "dpsgd":
             raise ValueError(f"random_graph_every: only dpsgd draws random graphs, not {self.algorithm}")
+        self._check_rounds()
         self._check_head()
         return self
 
+    def _check_rounds(self) -> None:
+        if (self.closing == "none") != (self.algorithm in WITHOUT_ROUNDS):
+            if self.closing == "none":
+                raise ValueError(
+                    f"closing: {self.algorithm} has rounds, and they must end; none is for {', '.join(WITHOUT_ROUNDS)}"
+                )
+            raise ValueError(
+                f"closing: {self.algorithm} has no rounds that could be closed; use --closing none, or leave it out"
+            )
+        if self.algorithm in WITHOUT_ROUNDS and self.local_steps > 1:
+            raise ValueError(
+                f"local_steps: {self.algorithm} takes each gradient as it comes, so there is one step; use 1"
+            )
+
     def _check_head(self) -> None:
+        for name, methods in ONLY_FOR.items():
+            if self.algorithm not in methods and getattr(self, name) != self._default(name):
+                raise ValueError(f"{name}: it is for {' and '.join(methods)}, and means nothing with {self.algorithm}")
         if self.algorithm not in WITH_HEAD:
-            for name in ("head", "head_computes", "backup_workers"):
-                if getattr(self, name) != Config.model_fields[name].default:
-                    raise ValueError(f"{name}: {self.algorithm} has no head; it is for {', '.join(WITH_HEAD)}")
             return
         if self.head >= self.peers:
             raise ValueError(
@@ -261,6 +297,9 @@ class Config(BaseModel):
     def chunk_samples(self) -> int:
         """b = B / m."""
         return self.batch_size // self.chunks
+
+    def _default(self, name: str) -> object:
+        return DEFAULTS_OF.get(self.algorithm, {}).get(name, Config.model_fields[name].default)
 
     @property
     def num_computing(self) -> int:

@@ -23,6 +23,8 @@ PANELS = {
         "head",
         "head_computes",
         "backup_workers",
+        "simulate_staleness",
+        "staleness_aware_lr",
         "topology",
         "degree",
         "probability",

@@ -16,16 +16,23 @@ import torch
 from rich.console import Console
 
 from peer.accounts.report import Run, make_report
-from peer.assembly import BAD_INPUT, make_real_scenario, make_schedule, make_stragglers, make_wire
+from peer.assembly import (
+    BAD_INPUT,
+    head_of,
+    make_optimizer,
+    make_real_scenario,
+    make_schedule,
+    make_shares,
+    make_stragglers,
+    make_wire,
+)
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
-from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
 from peer.training.flat import FlatModel
-from peer.training.optimizer import MasterOptimizer
 from peer.training.task import Task, build_model, load_task
 from peer.transport.client import PeerClient, PeerUnreachable
 from peer.wire.gossip_pb2 import State
@@ -65,9 +72,9 @@ def check(config: Config) -> Checked:
         make_wire(config)
         make_stragglers(config, make_real_scenario(config))
         task = load_task(config.task)
-        partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)
+        make_shares(config, task, task.train_data())
         model = FlatModel(build_model(task, config.seed))
-        MasterOptimizer(task, model.layout, model.vector, config.optimizer, config.lr)
+        make_optimizer(config, task, model, model.vector)
         return Checked(task, model.vector.numel())
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
@@ -89,7 +96,7 @@ async def up(config: Config, console: Console, view: View | None = None) -> Outc
             ready_at = await launcher.all_ready()
             clients = [PeerClient(child.address) for child in launcher.children]
             models = torch.zeros(config.peers, checked.num_elements)
-            observer = Observer(clients, evaluator, models, ready_at)
+            observer = Observer(clients, evaluator, models, ready_at, head_of(config))
             end = await _train(config, launcher, observer, view, stop)
             wall_seconds = time.monotonic() - ready_at
             view.say("stopping ...")

@@ -36,7 +36,7 @@ def config_of(cell: Cell, base: Config) -> Config:
         "closing": cell.closing,
         "seed": base.seed + cell.seed,
     }
-    return validated({**base.model_dump(), **update, "report": None})
+    return validated({**base.model_dump(exclude_unset=True), **update, "report": None})
 
 
 def command_line(config: Config) -> list[str]:

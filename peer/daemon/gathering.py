@@ -16,6 +16,7 @@ from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Outcome
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    round: int
     vector: Tensor
     handle: ExchangeHandle
 
@@ -44,14 +45,15 @@ class Gathering:
         for peer, size in sorted(effect.receive.items()):
             if peer in self._expected or peer in self._arrived:
                 continue
-            takes_part, why = self._said.directory.takes_part(peer, round)
+            stamp = effect.stamps.get(peer, round)
+            takes_part, why = self._said.directory.takes_part(peer, stamp)
             if not takes_part:
                 self._lost[peer] = why
                 continue
             buffer = self._buffers.get(peer)
             if buffer is None or buffer.numel() < size:
                 buffer = self._buffers[peer] = torch.empty(size)
-            self._begin(peer, ExchangeKey(effect.stamps.get(peer, round), 0), buffer[:size])
+            self._begin(peer, ExchangeKey(stamp, 0), buffer[:size])
 
     def _begin(self, peer: int, key: ExchangeKey, vector: Tensor) -> None:
         whole = vector.numel() * vector.element_size()
@@ -71,7 +73,7 @@ class Gathering:
             self._lose(peer, lost)
 
         handle = self._transport.exchange(peer, key, None, vector, atomic=False, arrived=arrived, replies=True)
-        request = self._expected[peer] = _Request(vector, handle)
+        request = self._expected[peer] = _Request(key.round, vector, handle)
         handle.outcome.add_done_callback(over)
 
     def has(self, enough: int | None) -> bool:
@@ -91,6 +93,13 @@ class Gathering:
         self._arrived.clear()
         for request in requests:
             request.handle.give_up(LossReason.LEFT)
+
+    def leave_out_who_left(self) -> None:
+        """Who said goodbye sends nothing more."""
+        directory = self._said.directory
+        for peer, request in list(self._expected.items()):
+            if directory.has_left(peer) and not directory.takes_part(peer, request.round)[0]:
+                self.give_up(peer, LossReason.LEFT)
 
     def newly_arrived(self) -> Iterator[tuple[int, float]]:
         """Who sent a vector since the last call, and when it was there, on the loop's clock."""

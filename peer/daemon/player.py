@@ -86,7 +86,7 @@ class RoundPlayer:
         self._origin = self._loop.time()
         self._stop = False
         self._settled = asyncio.Event()  # wakes who waits for exchanges
-        self._gathering = Gathering(transport, said, self._settled.set)
+        self._gathering = Gathering(transport, said, said.stirred.set)
 
     def request_stop(self) -> None:
         """End the current round as soon as possible; `play` raises Stopped."""
@@ -125,7 +125,8 @@ class RoundPlayer:
         """Play one round. Raises Stopped, or RoundBroken from the algorithm."""
         plan = self._schedule.plan(round, self._said.peer)
         self._said.round = round
-        self._transport.advance(ExchangeKey(round, 0))
+        if self._algorithm.has_rounds:
+            self._transport.advance(ExchangeKey(round, 0))
         clock = _Stopwatch(self._loop.time, self._origin)
         score = self._algorithm.round(plan)
         self._handed_out = 0
@@ -291,15 +292,14 @@ class RoundPlayer:
         gathering, started = self._gathering, clock.now()
         typical = self.ledger.typical_round_seconds
         while not gathering.has(effect.enough):
-            self._settled.clear()
+            self._said.stirred.clear()
+            gathering.leave_out_who_left()
             gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
             for peer in [j for j in gives_up if self._stop or clock.now() >= gives_up[j]]:
                 gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
             self._check_stop()
             if gathering.expected and not gathering.has(effect.enough):
-                timer = self._loop.call_at(min(gives_up.values()), self._settled.set)
-                await self._settled.wait()
-                timer.cancel()
+                await self._stirred_until(min(gives_up.values()))
         for peer, arrived_at in gathering.newly_arrived():
             self._deadlines.observe(peer, max(arrived_at - started, 0.0))
         clock.exchanging += clock.now() - started

@@ -35,11 +35,13 @@ class Optimizer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Central:
     """What methods with a head are told. head: its id. head_computes: whether it computes gradients as well. backup_workers: e, gradients
-    that a step does without."""
+    that a step does without. simulate_staleness: tau, updates by which gradients are held back. staleness_aware_lr: lr / staleness."""
 
     head: int = 0
     head_computes: bool = True
     backup_workers: int = 0
+    simulate_staleness: int = 0
+    staleness_aware_lr: bool = False
 
 
 @dataclass(slots=True)
@@ -116,6 +118,9 @@ class Algorithm(ABC):
 
     #: The step is sum G / sum n over all peers (with displacements: their mean), not each peer's own.
     sums_gradients: ClassVar[bool] = False
+
+    #: Peers do the same rounds, each stamped with its number; else a peer's rounds are its own, and nobody waits for others' to close.
+    has_rounds: ClassVar[bool] = True
 
     #: The model is one peer's, the head's; the others take it over.
     has_head: ClassVar[bool] = False

@@ -80,7 +80,7 @@ class Talk:
         if own_done is None:
             own_done = not self.waits()
         self.own_done = own_done
-        if own_done and not self._announced and self._closing.tells_quota:
+        if own_done and not self._announced and self._closing.tells == "quota":
             self._say_closed(now)
         reason = self._closing.decide(self, now)
         if reason is None:
@@ -89,9 +89,9 @@ class Talk:
                 wake_at = self._closing.wake_at(self)
                 return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
             reason = CloseReason.TIMEOUT
-            for silent in self._silent():
+            for silent in self._silent() if self._closing.tells != "nothing" else ():
                 self.directory.missed(silent, self.round)
-        if not self._announced and reason is not CloseReason.WORD:
+        if not self._announced and reason is not CloseReason.WORD and self._closing.tells != "nothing":
             self._say_closed(now)
         self.is_open = False
         return reason, now

@@ -64,13 +64,14 @@ class Gathering:
         for peer in sorted(effect.receive):
             if peer in self._expected or peer in self._arrived:
                 continue
-            takes_part, why = talk.directory.takes_part(peer, round)
+            stamp = effect.stamps.get(peer, round)
+            takes_part, why = talk.directory.takes_part(peer, stamp)
             if not takes_part or peer not in self._linked:
                 self._lost[peer] = why if not takes_part else "link_down"
                 if takes_part:
                     talk.missed(peer)
                 continue
-            self._keys[peer] = effect.stamps.get(peer, round), 0
+            self._keys[peer] = stamp, 0
             self._expected.add(peer)
             if peer in self._early:
                 self.request(peer, *self._early.pop(peer))
@@ -115,6 +116,13 @@ class Gathering:
         self._late.discard(peer)
         self._arrived.pop(peer, None)
         self._look()
+
+    def leave_out_who_left(self) -> None:
+        """Who said goodbye sends nothing more."""
+        directory = self._host.talk.directory
+        for peer in sorted(self._expected):
+            if directory.has_left(peer) and not directory.takes_part(peer, self._keys[peer][0])[0]:
+                self.lose(peer, "left")
 
     def _look(self) -> None:
         """Go on, by an event, if what is there is enough now; else see that it is before long."""

@@ -99,7 +99,8 @@ class SimPeer:
             return
         self._plan = plan = self._plans(self.round, self.peer)
         self.talk.round = self.round
-        self._gathering.advance(self.round)
+        if self.algorithm.has_rounds:
+            self._gathering.advance(self.round)
         self._score = self.algorithm.round(plan)
         self._began = self._agenda.now
         self._computing = self._accumulating = self._exchanging = 0.0
@@ -365,20 +366,13 @@ class SimPeer:
     def _finish(self, under_way: UnderWay) -> None:
         if self.gone or under_way is not self.under_way:
             return
-        now = self._agenda.now
         for j in under_way.vectors:
             if not self.algorithm.is_patient_with(j):
                 self.observe(j, under_way.ends[j] - self._closed_at)
-        self._exchanging += now - self._closed_at
         inbox = Inbox(under_way.vectors, under_way.lost)
         if under_way.effect.take:
             inbox = delivered(under_way.effect, inbox.vectors, inbox.lost)
-        if not self._both:
-            self._go_on(inbox)
-            return
-        done, self._done = self._done, None
-        assert done is not None
-        self._go_on((done, inbox))
+        self.gathered(inbox, self._closed_at)
 
     def observe(self, peer: int, waited: float) -> None:
         self._deadlines.observe(peer, waited if waited > 0.0 else 0.0)
@@ -408,6 +402,8 @@ class SimPeer:
         if self.gone or sender not in self._linked_to:
             return
         stirs, _ = self.talk.hear(sender, word, self._agenda.now)
+        if stirs and self.algorithm.answers:
+            self._gathering.leave_out_who_left()
         if stirs and self.talk.is_open:
             self._decide()
 

@@ -13,9 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from peer.accounts.observation import Observation, consensus_distance, mean_model
+from peer.accounts.observation import Observation, consensus_distance, model_of
 from peer.accounts.summary import PeerSummary
 from peer.assembly import (
+    head_of,
     make_accumulator,
     make_algorithm,
     make_model,
@@ -254,7 +255,7 @@ class Simulation:
     def _look(self) -> Observation:
         assert self.evaluator is not None
         models = self.models()
-        mean = mean_model(models)
+        mean = model_of(models, self._alive(), head_of(self.config))
         seen = Observation(
             self.agenda.now,
             self._mean_round(),
@@ -271,8 +272,11 @@ class Simulation:
 
     def models(self) -> Tensor:
         """[n, d] of the peers that have not died."""
-        alive = [peer.peer for peer in self.peers if peer.peer not in self.dead]
+        alive = self._alive()
         return self._params[alive] if len(alive) < len(self.peers) else self._params
+
+    def _alive(self) -> list[int]:
+        return [peer.peer for peer in self.peers if peer.peer not in self.dead]
 
     def samples(self) -> int:
         """In updates so far, over all peers."""
@@ -359,6 +363,8 @@ class _Trained:
 
     @property
     def seconds(self) -> tuple[float, float]:
+        if not self.samples.started:  # as a trainer that no round was ever opened for
+            return 0.0, 0.0
         computing = self.host.device.seconds_computing
         return computing, max(self.host.ended_at - computing, 0.0)
 

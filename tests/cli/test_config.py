@@ -119,8 +119,8 @@ FROZEN = """
 addresses algorithm alpha backup_workers batch_size budget chunk_seconds chunks closing consensus_step data_plane
 data_port deadline_mads degree eval_every head head_computes in_flight listen local_steps log_level lr max_rounds
 max_seconds metrics_port mixing nonfinite_limit optimizer partition peer peers preset probability quorum radius
-random_graph_every reflection report round_deadline round_timeout run scenario seed start_timeout straggler
-target_loss task topology trainer weighting wire_dtype
+random_graph_every reflection report round_deadline round_timeout run scenario seed simulate_staleness
+staleness_aware_lr start_timeout straggler target_loss task topology trainer weighting wire_dtype
 """
 
 

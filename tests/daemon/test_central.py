@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from peer.accounts.summary import PeerSummary
-from peer.assembly import BAD_INPUT, make_schedule, make_wire
+from peer.assembly import BAD_INPUT, make_model, make_optimizer, make_schedule, make_wire
 from peer.exit_codes import ExitCode, Fatal
+from peer.sim.simulator import Simulation
+from peer.training.task import load_task
 from tests.daemon.rig import Rig, config
 
 
@@ -79,6 +81,42 @@ async def test_backup_workers_in_the_daemon() -> None:
     assert all(torch.equal(peer.player.master.params, rig.peers[0].player.master.params) for peer in rig.peers)
 
 
+async def test_one_worker_of_the_daemon_ends_with_the_bits_of_the_simulator() -> None:
+    settings = config(algorithm="async-sgd", peers=2, max_rounds=15, simulate_staleness=2)
+    rig = Rig(settings)
+    head, worker = await rig.run()
+    simulated = Simulation(settings, exact=True)
+    simulated.run()
+    assert head.rounds == simulated.peers[0].round
+    assert torch.equal(rig.peers[0].player.master.params, simulated.models()[0])
+    assert head.staleness == simulated.summaries()[0]["staleness"] == {"0": 1, "1": 1, "2": head.rounds - 2}
+    assert worker.samples_started == worker.samples + worker.samples_abandoned
+
+
+async def test_without_rounds_every_gradient_is_applied_once_and_a_dead_worker_costs_its_own() -> None:
+    rig = Rig(config(algorithm="async-sgd", peers=5, max_rounds=200, chunk_seconds=0.001, straggler=("all=exp:1",)))
+    ends = await endings(rig, 2)
+    head = ends[0]
+    assert isinstance(head, PeerSummary), head
+    assert head.rounds == sum(head.staleness.values()) == 200
+    assert rig.peers[0].parts.algorithm.state.samples_clock == 200 * 8
+    workers = [end for i, end in ends.items() if i not in (0, 2)]
+    assert all(isinstance(worker, PeerSummary) for worker in workers), ends
+    known = sum(peer.player.ledger.samples for peer in rig.peers[1:])
+    assert abs(known - 200 * 8) <= 4 * 8, "one gradient of each may be under way at the end"
+    assert head.edges_lost == {"link_down": 1}
+    assert rig.peers[1].stop_reason.endswith("async-sgd needs its head")
+
+
+async def test_without_rounds_a_dead_head_is_said_by_every_worker() -> None:
+    ends = await endings(Rig(config(algorithm="async-sgd", max_rounds=None, chunk_seconds=0.002)), 0)
+    for worker in (1, 2, 3):
+        fatal = ends[worker]
+        assert isinstance(fatal, Fatal), fatal
+        assert fatal.code is ExitCode.LOST
+        assert "async-sgd needs its head" in fatal.sentence
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -89,9 +127,20 @@ async def test_backup_workers_in_the_daemon() -> None:
         ({"algorithm": "sync-sgd", "backup_workers": 4}, "4 of 4 computing peers leave nobody"),
         ({"algorithm": "sync-sgd", "backup_workers": 1, "closing": "first"}, "nobody waits for the last gradients"),
         ({"algorithm": "sync-sgd", "backup_workers": 1, "in_flight": "carry"}, "a gradient of an older x"),
-        ({"head": 1}, "--head: dpsgd has no head"),
-        ({"head_computes": False}, "--head-computes: dpsgd has no head"),
-        ({"backup_workers": 1}, "--backup-workers: dpsgd has no head"),
+        ({"algorithm": "async-sgd", "closing": "first"}, "async-sgd has no rounds that could be closed"),
+        ({"closing": "none"}, "dpsgd has rounds, and they must end"),
+        ({"algorithm": "async-sgd", "head_computes": True}, "means nothing with async-sgd"),
+        ({"algorithm": "async-sgd", "local_steps": 2}, "takes each gradient as it comes"),
+        ({"algorithm": "async-sgd", "topology": "complete"}, "--topology star, not complete"),
+        ({"algorithm": "async-sgd", "wire_dtype": "int8"}, "nobody has shown that it converges"),
+        (
+            {"algorithm": "async-sgd", "optimizer": "adam", "staleness_aware_lr": True},
+            "adam divides the scale out again",
+        ),
+        ({"simulate_staleness": 1}, "--simulate-staleness: it is for async-sgd"),
+        ({"head": 1}, "--head: it is for sync-sgd and async-sgd, and means nothing with dpsgd"),
+        ({"head_computes": False}, "--head-computes: it is for sync-sgd, and"),
+        ({"backup_workers": 1}, "--backup-workers: it is for sync-sgd"),
     ],
 )
 def test_what_it_is_not_correct_under_is_refused_with_the_reason(values: dict[str, object], sentence: str) -> None:
@@ -99,6 +148,9 @@ def test_what_it_is_not_correct_under_is_refused_with_the_reason(values: dict[st
         made = config(**values)
         make_schedule(made)
         make_wire(made)
+        task = load_task(made.task)
+        model = make_model(made, task)
+        make_optimizer(made, task, model, model.vector)
 
     with pytest.raises(BAD_INPUT, match=sentence) as refused:
         build()
