@@ -27,13 +27,14 @@ ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 DEFAULTS_OF: Mapping[str, Mapping[str, object]] = {
     "sync-sgd": {"topology": "star"},
     "async-sgd": {"topology": "star", "closing": "none", "head_computes": False},
+    "ad-psgd": {"closing": "none"},
 }
 #: The same of an option that was given: backup workers are a barrier that does without some, and nothing of another round counts.
 BACKUP_DEFAULTS = {"closing": "barrier", "in_flight": "redo"}
 #: Algorithms in which one peer, the head, has the model.
 WITH_HEAD = ("sync-sgd", "async-sgd")
 #: Algorithms in which peers share no rounds.
-WITHOUT_ROUNDS = ("async-sgd",)
+WITHOUT_ROUNDS = ("async-sgd", "ad-psgd")
 
 #: Options that mean nothing with other algorithms.
 ONLY_FOR: Mapping[str, tuple[str, ...]] = {
@@ -63,7 +64,7 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of model, data order, schedules and stragglers [alike]")
 
     # who talks to whom
-    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "sync-sgd", "async-sgd"] = Field(
+    algorithm: Literal["ring-all-reduce", "dpsgd", "matcha", "sync-sgd", "async-sgd", "ad-psgd"] = Field(
         "dpsgd", description="How peers agree [alike]"
     )
     head: int = Field(0, ge=0, description="sync-sgd, async-sgd: the peer that has the model and steps [alike]")
@@ -118,7 +119,7 @@ class Config(BaseModel):
     # when a round ends
     closing: Literal["barrier", "first", "quorum", "deadline", "none"] = Field(
         "first",
-        description="first: never wait; barrier: wait for all; quorum, deadline: between; none: of async-sgd, which has no rounds [alike]",
+        description="first: never wait; barrier: wait for all; quorum, deadline: between; none: of async-sgd and ad-psgd [alike]",
     )
     quorum: float = Field(0.5, gt=0, le=1, description="quorum: close when this fraction of the neighbours has [alike]")
     round_deadline: float | None = Field(
@@ -262,6 +263,10 @@ class Config(BaseModel):
                 )
             raise ValueError(
                 f"closing: {self.algorithm} has no rounds that could be closed; use --closing none, or leave it out"
+            )
+        if self.algorithm in WITHOUT_ROUNDS and self.in_flight != "carry":
+            raise ValueError(
+                f"in_flight: a round of {self.algorithm} ends when its own quota is done, with nothing in flight; leave it out"
             )
         if self.algorithm in WITHOUT_ROUNDS and self.local_steps > 1:
             raise ValueError(

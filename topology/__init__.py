@@ -16,7 +16,7 @@ from topology.matcha import MatchaPlan, periodic_rho, solve
 from topology.matching import decompose, misra_gries
 from topology.mixing import MIXINGS, MixingMatrix, best_constant, metropolis, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
-from topology.schedule import FixedSchedule, MatchaSchedule, RandomGraphSchedule, RoundPlan, Schedule
+from topology.schedule import FixedSchedule, MatchaSchedule, PairSchedule, RandomGraphSchedule, RoundPlan, Schedule
 
 __all__ = [
     "MIXINGS",
@@ -28,6 +28,7 @@ __all__ = [
     "MatchaSchedule",
     "Matching",
     "MixingMatrix",
+    "PairSchedule",
     "RandomGraphSchedule",
     "RoundPlan",
     "Schedule",

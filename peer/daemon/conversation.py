@@ -35,6 +35,7 @@ class Conversation:
     ) -> None:
         self.peer = peer
         self.stirred = asyncio.Event()
+        self.asked: dict[int, int] | None = None  # who began to send, and of which round; None: nobody wants to know
         self.refusals: list[tuple[int | None, str, str]] = []
         self._talk = Talk(
             peer,
@@ -132,6 +133,9 @@ class Conversation:
         self._metrics.dropped(reason)
 
     def on_heard(self, peer: int, round: int) -> None:
+        if self.asked is not None:
+            self.asked[peer] = round
+            self.stirred.set()
         why = self._talk.payload(peer, round, self._now())
         if why is not None:
             self._metrics.word(why)

@@ -42,10 +42,15 @@ class Gathering:
 
     def open(self, round: int, effect: Gather) -> None:
         """Expect a vector of each peer that none is expected of yet."""
+        asked = self._said.asked
         for peer, size in sorted(effect.receive.items()):
             if peer in self._expected or peer in self._arrived:
                 continue
             stamp = effect.stamps.get(peer, round)
+            if effect.any_round:
+                if not asked or peer not in asked:
+                    continue
+                stamp = asked.pop(peer)
             takes_part, why = self._said.directory.takes_part(peer, stamp)
             if not takes_part:
                 self._lost[peer] = why
@@ -53,9 +58,9 @@ class Gathering:
             buffer = self._buffers.get(peer)
             if buffer is None or buffer.numel() < size:
                 buffer = self._buffers[peer] = torch.empty(size)
-            self._begin(peer, ExchangeKey(stamp, 0), buffer[:size])
+            self._begin(peer, ExchangeKey(stamp, 0), buffer[:size], atomic=effect.atomic)
 
-    def _begin(self, peer: int, key: ExchangeKey, vector: Tensor) -> None:
+    def _begin(self, peer: int, key: ExchangeKey, vector: Tensor, *, atomic: bool) -> None:
         whole = vector.numel() * vector.element_size()
 
         def arrived(num_bytes: int) -> None:
@@ -72,13 +77,17 @@ class Gathering:
             self._arrived.pop(peer, None)
             self._lose(peer, lost)
 
-        handle = self._transport.exchange(peer, key, None, vector, atomic=False, arrived=arrived, replies=True)
+        handle = self._transport.exchange(peer, key, None, vector, atomic=atomic, arrived=arrived, replies=True)
         request = self._expected[peer] = _Request(key.round, vector, handle)
         handle.outcome.add_done_callback(over)
 
     def has(self, enough: int | None) -> bool:
         """Whether so many vectors are there, or nobody is left who could send one."""
         return not self._expected or (enough is not None and len(self._arrived) >= enough)
+
+    def has_any(self, enough: int | None) -> bool:
+        """Whether so many vectors are there."""
+        return enough is not None and len(self._arrived) >= enough
 
     def give_up(self, peer: int, reason: LossReason) -> None:
         """Its vector is not waited for any more."""

@@ -31,6 +31,8 @@ log = logging.getLogger("grapevine.peer")
 
 #: How long the computation of a chunk may go on after the end; then its thread is left behind.
 TRAINER_SECONDS = 10.0
+#: A round that nobody's will be: where rounds are a peer's own, others may be far ahead.
+FOR_EVER = 1 << 62
 #: How long the goodbye of a peer that broke off an exchange may be under way.
 GOODBYE_SECONDS = 2.0
 
@@ -108,7 +110,8 @@ class Peer:
             await self._train(said, transport)
             if linger and not self._released.is_set():
                 self.state = "finished"
-                transport.advance(ExchangeKey(said.round + 1, 0))  # who still sends is told at once
+                last = said.round + 1 if parts.algorithm.has_rounds else FOR_EVER
+                transport.advance(ExchangeKey(last, 0))  # who still sends is told at once
                 said.say_leaving(said.round)
                 await self._released.wait()
         finally:

@@ -23,7 +23,18 @@ from peer.daemon.taken import Taken
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import DeadlineBounds, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Gather, Inbox, Reply
+from peer.gossip.effects import (
+    Accumulate,
+    Accumulated,
+    Answer,
+    Effect,
+    Either,
+    Exchange,
+    Gather,
+    Inbox,
+    Meanwhile,
+    Reply,
+)
 from peer.gossip.round import RoundReport, Timing, advance
 from peer.training.accumulator import InFlight
 from peer.training.trainer import Trainer
@@ -85,6 +96,9 @@ class RoundPlayer:
         self._loop = asyncio.get_running_loop()
         self._origin = self._loop.time()
         self._stop = False
+        self._accumulating_since: float | None = None
+        if not algorithm.has_rounds:
+            said.asked = {}
         self._settled = asyncio.Event()  # wakes who waits for exchanges
         self._gathering = Gathering(transport, said, said.stirred.set)
 
@@ -167,6 +181,8 @@ class RoundPlayer:
             return await self._gather(effect, clock)
         if isinstance(effect, Reply):
             return await self._reply(effect, clock)
+        if isinstance(effect, Either):
+            return await self._either(round, effect, clock)
         if isinstance(effect.exchange, Gather):
             self._gathering.open(round, effect.exchange)
             return await self._accumulate(round, effect.accumulate, clock), await self._gather(effect.exchange, clock)
@@ -196,6 +212,30 @@ class RoundPlayer:
         clock.accumulating += self._loop.time() - opened_at
         self._handed_out = done.num_samples
         return done
+
+    async def _either(self, round: int, effect: Either, clock: _Stopwatch) -> Meanwhile:
+        """Without a deadline but that of the round: nobody is waited for."""
+        gathering, opened_at = self._gathering, self._accumulating_since
+        if opened_at is None:
+            opened_at = self._accumulating_since = self._said.open()
+            x, clock_at = self.master, self._algorithm.state.samples_clock
+            await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
+        while True:
+            self._said.stirred.clear()
+            self._check_stop()
+            gathering.open(round, effect.gather)
+            if gathering.has_any(effect.gather.enough):
+                return Meanwhile(None, gathering.inbox())
+            reason, ask_again_at = self._said.decide(self._trainer.quota_done)
+            if reason is not None:
+                break
+            await self._stirred_until(ask_again_at)
+        done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
+        clock.accumulating += self._loop.time() - opened_at
+        clock.computing = clock.accumulating
+        self._accumulating_since = None
+        self._handed_out = done.num_samples
+        return Meanwhile(done, gathering.losses())
 
     async def _until_closed(self, clock: _Stopwatch, *, computes: bool = True) -> CloseReason:
         computed_until: float | None = None

@@ -122,6 +122,9 @@ class Algorithm(ABC):
     #: Peers do the same rounds, each stamped with its number; else a peer's rounds are its own, and nobody waits for others' to close.
     has_rounds: ClassVar[bool] = True
 
+    #: The vector may change between the opening and the close of a round, so that gradients are of a copy.
+    moves_while_computing: ClassVar[bool] = False
+
     #: The model is one peer's, the head's; the others take it over.
     has_head: ClassVar[bool] = False
 
@@ -147,9 +150,8 @@ class Algorithm(ABC):
     def round(self, plan: RoundPlan) -> Score:
         """One round, top to bottom. Raises RoundBroken if a peer that can't be done without was lost."""
 
-    @property
-    def answers(self) -> bool:
-        """Whether this peer is one that gathers and replies; then nobody else's vectors come to it."""
+    def answers_to(self, peer: int) -> bool:
+        """Whether all that comes from that peer is for a `Gather`."""
         return False
 
     def is_patient_with(self, peer: int) -> bool:

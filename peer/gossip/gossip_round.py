@@ -9,7 +9,7 @@ float32 on the wire is in mixing.py.
 from __future__ import annotations
 
 from peer.gossip.algorithm import Score, Update, scaled
-from peer.gossip.effects import Accumulate, Accumulated, Both, Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Both, Inbox, Meanwhile
 from peer.gossip.mixing import GossipAlgorithm
 from topology import RoundPlan
 
@@ -19,7 +19,7 @@ def gossip_round(algorithm: GossipAlgorithm, plan: RoundPlan) -> Score:
     state = algorithm.state
     if plan.neighbors:
         answer = yield Both(Accumulate(), algorithm.mixing.exchange(plan))
-        assert not isinstance(answer, (Accumulated, Inbox))
+        assert not isinstance(answer, Accumulated | Inbox | Meanwhile)
         done, inbox = answer
     else:
         local = yield Accumulate()

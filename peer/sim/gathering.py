@@ -45,6 +45,9 @@ class Gathering:
         self._arrived: dict[int, Tensor] = {}  # in the order of arrival, not replied to
         self._late: set[int] = set()  # replied to, and their own vector is still to come
         self._early: dict[int, tuple[Key, Tensor]] = {}
+        self._atomic: set[int] = set()  # whose exchange is
+        self._any_round = False
+        self._round = 0
         self._new: list[tuple[int, float]] = []
         self._lost: dict[int, str] = {}
         self._waited_for: Gather | Reply | None = None
@@ -60,9 +63,15 @@ class Gathering:
 
     def open(self, round: int, effect: Gather) -> None:
         """Expect a vector of each peer that none is expected of yet."""
-        talk = self._host.talk
+        talk, self._any_round, self._round = self._host.talk, effect.any_round, round
         for peer in sorted(effect.receive):
             if peer in self._expected or peer in self._arrived:
+                continue
+            if effect.atomic:
+                self._atomic.add(peer)
+            if effect.any_round:
+                if peer in self._early:
+                    self._keys[peer], self._arrived[peer] = self._early.pop(peer)
                 continue
             stamp = effect.stamps.get(peer, round)
             takes_part, why = talk.directory.takes_part(peer, stamp)
@@ -89,11 +98,22 @@ class Gathering:
                 self._late.add(peer)
             elif self._arrived.pop(peer, None) is None:
                 continue
+            elif peer in self._atomic:
+                self._late.add(peer)
             self._host.push(peer, self._keys[peer], vector.clone())
         self.wait(effect)
 
     def request(self, peer: int, key: Key, vector: Tensor) -> None:
         """A vector is here."""
+        if self._any_round:
+            self._early[peer] = (
+                key,
+                vector.clone(),
+            )  # the sender's own, which stays as it is only until the exchange is over
+            if isinstance(self._waited_for, Gather):
+                self.open(self._round, self._waited_for)
+            self._look()
+            return
         newest = self._keys.get(peer, (-1, 0))
         if key > newest:
             self._early[peer] = key, vector
@@ -106,6 +126,18 @@ class Gathering:
         else:
             self._host.refuse(peer, key, "stale")
         self._look()
+
+    def committed(self, peer: int, key: Key) -> None:
+        """It has the answer, and its vote is here."""
+        if self._keys[peer] == key:
+            self._late.discard(peer)
+        self._look()
+
+    def stop_waiting(self) -> Inbox:
+        """The peer goes on for another reason. Who was lost meanwhile."""
+        self._waited_for = None
+        lost, self._lost = self._lost, {}
+        return Inbox({}, lost)
 
     def lose(self, peer: int, why: str) -> None:
         """It sends nothing more, and gets no answer."""
@@ -128,6 +160,8 @@ class Gathering:
         """Go on, by an event, if what is there is enough now; else see that it is before long."""
         waited_for = self._waited_for
         if waited_for is None or not self._host.may_go_on():
+            return
+        if isinstance(waited_for, Gather) and waited_for.any_round and len(self._arrived) < (waited_for.enough or 0):
             return
         missing = self._missing(waited_for)
         if not missing:

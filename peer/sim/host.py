@@ -8,13 +8,25 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from peer.accounts.ledger import Ledger
-from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
-from peer.gossip.closing import ClosingPolicy, Deadline
+from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
+from peer.gossip.closing import ClosingPolicy
 from peer.gossip.delivery import DeadlineBounds, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Gather, Inbox, Reply, delivered
+from peer.gossip.effects import (
+    Accumulate,
+    Accumulated,
+    Answer,
+    Effect,
+    Either,
+    Exchange,
+    Gather,
+    Inbox,
+    Meanwhile,
+    Reply,
+    delivered,
+)
 from peer.gossip.round import RoundReport, Timing, advance
-from peer.gossip.talk import Talk
 from peer.gossip.words import Word
+from peer.sim.accumulating import Accumulating
 from peer.sim.device import Device
 from peer.sim.exchanges import HAVE, VOTE, Key, UnderWay
 from peer.sim.gathering import Gathering
@@ -23,16 +35,13 @@ from peer.training.accumulator import InFlight
 from topology import RoundPlan
 
 
-class SimPeer:
+class SimPeer(Accumulating):
     """See the head of this file."""
 
     __slots__ = (
-        *("_accumulating", "_agenda", "_at", "_began", "_both", "_bounds", "_closed_at", "_computing"),
-        *("_deadlines", "_done", "_early", "_exchanging", "_gathering", "_gives_up_at", "_in_flight"),
-        *("_linked_to", "_links", "_opened_at", "_peers", "_plan", "_plans", "_quota_seen"),
-        *("_round_timeout", "_score", "_timed", "_to_gather", "_unwanted", "_wake_at", "_world"),
-        *("algorithm", "bytes_received", "bytes_sent", "device", "ended_at", "gone", "ledger", "peer"),
-        *("round", "talk", "under_way"),
+        *("_began", "_both", "_bounds", "_deadlines", "_early", "_exchanging", "_gathering", "_gathers_too"),
+        *("_gives_up_at", "_in_either", "_linked_to", "_links", "_peers", "_plan", "_plans", "_score"),
+        *("_to_gather", "_unwanted", "bytes_received", "bytes_sent", "ended_at", "ledger", "under_way"),
     )
 
     def __init__(
@@ -47,49 +56,28 @@ class SimPeer:
         round_timeout: float,
         bounds: DeadlineBounds,
     ) -> None:
-        self.peer = peer
-        self.round = 0
+        super().__init__(peer, world, algorithm, device, closing, in_flight, round_timeout)
         self.ended_at = 0.0
-        self.gone = False  # finished, stopped or dead: nothing happens to it any more
-        self.device = device
-        self.algorithm = algorithm
         self.ledger = Ledger(device.quota_chunks)
         self.bytes_sent = self.bytes_received = 0
-        self._world = world
-        self._agenda = world.agenda
-        self._at = world.agenda.at
         self._links = world.links
         self._peers = world.peers
         self._plans = world.schedule.plan
         self._linked_to = world.links_of(peer)
-        self._in_flight = in_flight
-        self._round_timeout = round_timeout
         self._bounds = bounds
         self._deadlines = NeighborDeadlines(bounds)
-        self._timed = isinstance(closing, Deadline)
-        self.talk = Talk(
-            peer,
-            world.schedule,
-            closing,
-            self._tell,
-            payload_means_closed=algorithm.sends_after_close,
-            round_timeout=round_timeout,
-        )
         self.under_way: UnderWay | None = None
         self._gathering = Gathering(self, world.agenda, self._linked_to)
         self._early: dict[Key, dict[int, Tensor]] = {}
-        self._unwanted: list[
-            tuple[int, Key]
-        ] = []  # payloads of this round from peers that were suspects when it was opened
+        # payloads of this round from peers that were suspects when it was opened
+        self._unwanted: list[tuple[int, Key]] = []
         self._score: Score
         self._plan: RoundPlan
-        self._done: Accumulated | None
-        self._both, self._done = False, None
+        self._both = False
+        self._in_either = self._gathers_too = False  # an `Either` is under way; the score waits for it now
         self._to_gather: Gather | None = None  # once the round is closed
-        self._wake_at = self._gives_up_at = math.inf
-        self._quota_seen: bool | None = False
-        self._began = self._opened_at = self._closed_at = 0.0
-        self._computing = self._accumulating = self._exchanging = 0.0
+        self._gives_up_at = math.inf
+        self._began = self._exchanging = 0.0
 
     # rounds
 
@@ -133,6 +121,8 @@ class SimPeer:
             self._gathering.wait(effect)
         elif isinstance(effect, Reply):
             self._gathering.reply(effect)
+        elif isinstance(effect, Either):
+            self._wait_for_either(effect)
         else:
             self._both, self._done = True, None
             if isinstance(effect.exchange, Gather):
@@ -141,6 +131,16 @@ class SimPeer:
                 self._open(effect.exchange)
             self._to_gather = effect.exchange if isinstance(effect.exchange, Gather) else None
             self._accumulate(effect.accumulate)
+
+    def _wait_for_either(self, effect: Either) -> None:
+        self._to_gather, self._gathers_too = effect.gather, True
+        self._gathering.open(self.round, effect.gather)
+        self._gathering.wait(effect.gather)
+        if self.talk.is_open:
+            self._decide()
+        else:
+            self._in_either = True
+            self._accumulate(Accumulate())
 
     def _end(self, update: Update) -> None:
         if update.dropped:
@@ -172,62 +172,14 @@ class SimPeer:
         self.device.stop(self._agenda.now)
         self._early.clear()
 
-    # accumulate
+    def _is_away(self) -> bool:
+        return self._in_either and not self._gathers_too
 
-    def _accumulate(self, effect: Accumulate) -> None:
-        now = self._opened_at = self._agenda.now
-        self.talk.open(now)
-        if not effect.computes:
-            self._quota_seen = None
-            self._decide()
-            return
-        self._quota_seen = False
-        state = self.algorithm.state
-        quota_at = self.device.open(self.round, now, state.params, state.samples_clock)
-        self._at(quota_at if quota_at > now else now, self._quota, self.round)
-        if self.talk.ahead >= 0 or self._timed or self._wake_at > now + self._round_timeout:
-            self._decide()  # else nothing has happened yet that could end the round, and the next wake-up is set
-
-    def _quota(self, round: int) -> None:
-        if round == self.round and self.talk.is_open and not self.gone:
-            self.device.quota_reached()
-            self._quota_seen = True
-            self._decide()
-
-    def _wake(self, when: float) -> None:
-        if when != self._wake_at or self.gone:
-            return
-        self._wake_at = math.inf
-        if self.talk.is_open:
-            self._decide()
-
-    def _decide(self) -> None:
-        now = self._agenda.now
-        reason, again = self.talk.decide(self._quota_seen, now)
-        if reason is None:
-            if again < self._wake_at:
-                self._wake_at = again
-                self._at(again, self._wake, again)
-            return
-        if self._in_flight is InFlight.DRAIN and self._quota_seen is not None:
-            self._at(self.device.hold(now), self._close, self.round, str(reason))
-        else:
-            self._close(self.round, str(reason))
-
-    def _close(self, round: int, reason: str) -> None:
-        if self.gone:
-            return
-        now = self._closed_at = self._agenda.now
-        self._accumulating += now - self._opened_at
-        if self._quota_seen is None:
-            done = Accumulated(zeros(0), 0, 0, 0.0, (), reason)
-        else:
-            self._computing += min(self.device.quota_at, now) - self._opened_at
-            done = self.device.close(round, now, reason, self.algorithm.state.params, self._in_flight)
-        self._done = done
-        if self.device.nonfinite_in_a_row and self._world.diverged(self):
-            return
-        if not self._both:
+    def _closed(self, done: Accumulated) -> None:
+        if self._in_either:
+            self._in_either = self._gathers_too = False
+            self._go_on(Meanwhile(done, self._gathering.stop_waiting()))
+        elif not self._both:
             self._go_on(done)
         elif self._to_gather is not None:
             self._gathering.wait(self._to_gather)
@@ -272,7 +224,7 @@ class SimPeer:
         self.bytes_received += num_bytes
         if self.talk.payload(sender, key[0], self._agenda.now) is not None and self.talk.is_open:
             self._decide()
-        if self.algorithm.answers:
+        if self.algorithm.answers_to(sender):
             self._gathering.request(sender, key, vector)
             return
         under_way = self.under_way
@@ -301,6 +253,14 @@ class SimPeer:
             under_way.vectors[sender] = vector
             under_way.arrives(sender, HAVE, now)
             return
+        if self._peers[sender].algorithm.answers_to(
+            self.peer
+        ):  # it has this peer's vector, and its vote came with the answer
+            under_way.vectors[sender] = vector
+            under_way.arrives(sender, HAVE | VOTE, now)
+            voted = now + self._links.latency(self.peer, sender)
+            self._at(voted, self._peers[sender].committed, self.peer, under_way.key)
+            return
         theirs = self._peers[sender].under_way
         if theirs is None or theirs.key != under_way.key or self.peer not in theirs.waiting:
             under_way.lose(sender, "stale" if theirs is None or theirs.key > under_way.key else "declined", now)
@@ -311,9 +271,14 @@ class SimPeer:
         if theirs.arrives(self.peer, VOTE, voted) and not theirs.waiting:
             self._peers[sender]._settle()
 
+    def committed(self, other: int, key: Key) -> None:
+        """The other end has the answer."""
+        if not self.gone:
+            self._gathering.committed(other, key)
+
     def lost_edge(self, other: int, key: Key, why: str) -> None:
         """The other end gave an edge up, or its link is down."""
-        if self.algorithm.answers:
+        if self.algorithm.answers_to(other):
             self._gathering.lose(other, why)
         under_way = self.under_way
         if self.gone or under_way is None or under_way.key != key or other not in under_way.waiting:
@@ -381,10 +346,16 @@ class SimPeer:
 
     def may_go_on(self) -> bool:
         """Whether nothing but a gathering is waited for."""
+        if self._in_either:
+            return not self.gone
         return not (self.gone or self.talk.is_open or (self._both and self._done is None))
 
     def gathered(self, inbox: Inbox, since: float) -> None:
         """What a gathering waited for since then is there."""
+        if self._gathers_too:
+            self._gathers_too = False
+            self._go_on(Meanwhile(None, inbox))
+            return
         self._exchanging += self._agenda.now - since
         done, self._done = self._done, None
         self._go_on((done, inbox) if self._both and done is not None else inbox)
@@ -402,7 +373,7 @@ class SimPeer:
         if self.gone or sender not in self._linked_to:
             return
         stirs, _ = self.talk.hear(sender, word, self._agenda.now)
-        if stirs and self.algorithm.answers:
+        if stirs and self.algorithm.answers_to(word.origin):
             self._gathering.leave_out_who_left()
         if stirs and self.talk.is_open:
             self._decide()
@@ -416,7 +387,7 @@ class SimPeer:
         if self.gone:
             return
         self.talk.link_down(other)
-        if self.algorithm.answers:
+        if self.algorithm.answers_to(other):
             self._gathering.lose(other, "link_down")
         elif self.under_way is not None:
             self.lost_edge(other, self.under_way.key, "link_down")

@@ -38,6 +38,7 @@ from peer.gossip.mixing import payload_bytes
 from peer.gossip.round import RoundReport
 from peer.scenario import Network
 from peer.sim import assistant
+from peer.sim.accumulating import Accumulating
 from peer.sim.assistant import Assistant
 from peer.sim.device import Device, Gradients, NoGradients, RealGradients
 from peer.sim.events import Agenda
@@ -194,7 +195,7 @@ class Simulation:
         self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
         self.agenda.stopped = True
 
-    def diverged(self, peer: SimPeer) -> bool:
+    def diverged(self, peer: Accumulating) -> bool:
         in_a_row = peer.device.nonfinite_in_a_row
         if in_a_row < self.config.nonfinite_limit:
             return False

@@ -14,6 +14,7 @@ from peer.sim.network import Links
 from topology import Schedule
 
 if TYPE_CHECKING:
+    from peer.sim.accumulating import Accumulating
     from peer.sim.host import SimPeer
 
 
@@ -38,5 +39,5 @@ class World(Protocol):
 
     def broken(self, peer: SimPeer, error: RoundBroken) -> None: ...
 
-    def diverged(self, peer: SimPeer) -> bool:
+    def diverged(self, peer: Accumulating) -> bool:
         """Asked after NaN or infinite gradients: whether that ends the run."""

@@ -117,6 +117,45 @@ async def test_without_rounds_a_dead_head_is_said_by_every_worker() -> None:
         assert "async-sgd needs its head" in fatal.sentence
 
 
+async def test_ad_psgd_keeps_the_mean_and_nobody_waits_for_a_slow_peer() -> None:
+    """Different vectors at the start, a learning rate of nothing: what one end of an averaging adds the other takes away."""
+    rig = Rig(
+        config(
+            algorithm="ad-psgd",
+            topology="complete",
+            peers=5,
+            lr=1e-30,
+            max_rounds=None,
+            max_seconds=2.5,
+            chunk_seconds=0.002,
+            straggler=("1=20x",),
+        )
+    ).build()
+    for i, peer in enumerate(rig.peers):
+        generator = torch.Generator().manual_seed(i)
+        params = peer.parts.algorithm.state.params
+        params.copy_(torch.randn(params.shape, generator=generator))
+    mean = torch.stack([peer.parts.algorithm.state.params for peer in rig.peers]).double().mean(0)
+    before = float(torch.stack([peer.parts.algorithm.state.params for peer in rig.peers]).double().sub(mean).norm())
+    summaries = await rig.run()
+    models = torch.stack([peer.player.master.params for peer in rig.peers]).double()
+    assert torch.allclose(models.mean(0), mean, atol=1e-5)
+    assert float(models.sub(mean).norm()) < 0.2 * before
+    assert all(s.rounds > 3 * summaries[1].rounds for s in summaries if s.peer != 1)
+    for s in summaries:
+        assert s.samples_started == s.samples + s.samples_abandoned
+
+
+async def test_ad_psgd_goes_on_without_a_dead_peer() -> None:
+    rig = Rig(config(algorithm="ad-psgd", topology="complete", peers=5, max_rounds=40, chunk_seconds=0.002))
+    ends = await endings(rig, 2)
+    for i in (0, 1, 3, 4):
+        summary = ends[i]
+        assert isinstance(summary, PeerSummary), summary
+        assert summary.rounds == 40
+        assert rig.peers[i].player.ledger.lost_by_neighbor.keys() <= {0, 1, 2, 3, 4}
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -137,6 +176,10 @@ async def test_without_rounds_a_dead_head_is_said_by_every_worker() -> None:
             {"algorithm": "async-sgd", "optimizer": "adam", "staleness_aware_lr": True},
             "adam divides the scale out again",
         ),
+        ({"algorithm": "ad-psgd", "closing": "barrier"}, "ad-psgd has no rounds that could be closed"),
+        ({"algorithm": "ad-psgd", "in_flight": "drain"}, "with nothing in flight"),
+        ({"algorithm": "ad-psgd", "wire_dtype": "fp16"}, "nobody has shown that it converges"),
+        ({"algorithm": "ad-psgd", "random_graph_every": 3}, "only dpsgd draws random graphs"),
         ({"simulate_staleness": 1}, "--simulate-staleness: it is for async-sgd"),
         ({"head": 1}, "--head: it is for sync-sgd and async-sgd, and means nothing with dpsgd"),
         ({"head_computes": False}, "--head-computes: it is for sync-sgd, and"),

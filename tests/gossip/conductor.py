@@ -14,7 +14,7 @@ from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, Central, PeerState, Score, Update
 from peer.gossip.compression import wire_format
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Exchange, Gather, Inbox, Reply
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Either, Exchange, Gather, Inbox, Reply
 from peer.gossip.replicas import default_step
 from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
@@ -121,6 +121,7 @@ class Conductor:
             return self._done(stage.round, i, step, gradients)
         if isinstance(step, Reply):
             return Inbox({})
+        assert not isinstance(step, Either), "of methods without rounds, which are not played here"
         exchange = step.exchange if isinstance(step, Both) else step
         inbox = self._gathered(stage, i, exchange) if isinstance(exchange, Gather) else self._inbox(stage, i, exchange)
         if inbox is None or not isinstance(step, Both):

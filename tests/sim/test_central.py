@@ -201,7 +201,13 @@ def test_more_staleness_is_slower_or_unstable_and_the_aware_learning_rate_stable
     """The same number of updates at one learning rate: Chen et al. 2017, figure 2, in small."""
     losses = {}
     for tau, aware in ((0, False), (8, False), (30, False), (30, True)):
-        settings = {"simulate_staleness": tau, "staleness_aware_lr": aware, "lr": 0.3, "max_rounds": 200, "eval_every": 5.0}
+        settings = {
+            "simulate_staleness": tau,
+            "staleness_aware_lr": aware,
+            "lr": 0.3,
+            "max_rounds": 200,
+            "eval_every": 5.0,
+        }
         report = simulate(config(algorithm="async-sgd", task="digits", peers=3, batch_size=16, **settings))
         losses[tau, aware] = report["train_loss"] if math.isfinite(report["train_loss"]) else math.inf
     assert losses[0, False] < losses[8, False] < losses[30, False]

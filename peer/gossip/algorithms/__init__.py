@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithms.ad_psgd import ADPSGD
 from peer.gossip.algorithms.async_sgd import AsyncSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.algorithms.sync_sgd import SyncSGD
 
-ALGORITHMS: Mapping[str, type[Algorithm]] = {cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha, SyncSGD, AsyncSGD)}
+ALGORITHMS: Mapping[str, type[Algorithm]] = {
+    cls.name: cls for cls in (RingAllReduce, DPSGD, Matcha, SyncSGD, AsyncSGD, ADPSGD)
+}

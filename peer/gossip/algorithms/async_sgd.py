@@ -68,8 +68,7 @@ class AsyncSGD(Algorithm):
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
         return FixedSchedule(star(options.topology, options.head, cls.name))
 
-    @property
-    def answers(self) -> bool:
+    def answers_to(self, peer: int) -> bool:
         return self.state.peer == self._head
 
     def is_patient_with(self, peer: int) -> bool:

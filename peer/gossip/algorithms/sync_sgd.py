@@ -44,7 +44,7 @@ from peer.gossip.algorithm import (
 )
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import Delivery
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Exchange, Gather, Inbox, Reply
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Exchange, Gather, Inbox, Meanwhile, Reply
 from topology import FixedSchedule, RoundPlan, Schedule, star
 
 #: What a worker may lose an exchange to while the head lives: it gave this worker up, or is past the round.
@@ -78,8 +78,7 @@ class SyncSGD(Algorithm):
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
         return FixedSchedule(star(options.topology, options.head, cls.name))
 
-    @property
-    def answers(self) -> bool:
+    def answers_to(self, peer: int) -> bool:
         return self.state.peer == self._head
 
     def is_patient_with(self, peer: int) -> bool:
@@ -128,7 +127,7 @@ class SyncSGD(Algorithm):
     def _lead(self, plan: RoundPlan) -> Score:
         state, expected = self.state, dict.fromkeys(plan.neighbors, self._sizes[0])
         answer = yield Both(Accumulate(state.central.head_computes), Gather(expected, enough=0))
-        assert not isinstance(answer, Accumulated | Inbox)
+        assert not isinstance(answer, Accumulated | Inbox | Meanwhile)
         done, inbox = answer
         lost = dict(inbox.lost)  # of these no exchange is under way
         came = yield from self._gather({j: size for j, size in expected.items() if j not in lost}, done, lost)
