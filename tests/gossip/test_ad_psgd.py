@@ -153,10 +153,10 @@ GRAPHS = {
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-@pytest.mark.parametrize("losses", [0, 1])
-def test_no_interleaving_is_stuck_and_every_averaging_keeps_the_mean(graph: str, losses: int) -> None:
+def test_no_interleaving_is_stuck_and_every_averaging_keeps_the_mean(graph: str) -> None:
+    """With at most one edge lost."""
     n, edges = GRAPHS[graph]
-    states, stuck = explore(asks_of(edges, n), rounds=2 if n == 3 else 1, losses=losses)
+    states, stuck = explore(asks_of(edges, n), rounds=2 if n == 3 else 1, losses=1)
     assert states > 30
     assert not stuck, stuck[0]
 

@@ -205,7 +205,7 @@ def test_more_staleness_is_slower_or_unstable_and_the_aware_learning_rate_stable
             "simulate_staleness": tau,
             "staleness_aware_lr": aware,
             "lr": 0.3,
-            "max_rounds": 200,
+            "max_rounds": 120,
             "eval_every": 5.0,
         }
         report = simulate(config(algorithm="async-sgd", task="digits", peers=3, batch_size=16, **settings))
@@ -216,11 +216,11 @@ def test_more_staleness_is_slower_or_unstable_and_the_aware_learning_rate_stable
 
 def test_nobody_waits_for_a_slow_worker() -> None:
     """One of four workers ten times slower: 3.1 workers' worth of gradients."""
-    settings = {"algorithm": "async-sgd", "peers": 5, "chunk_seconds": 0.01, "max_seconds": 40.0, "max_rounds": None}
+    settings = {"algorithm": "async-sgd", "peers": 5, "chunk_seconds": 0.01, "max_seconds": 8.0, "max_rounds": None}
     report = simulate(config(**settings, straggler=("4=10x",)))
-    full = 40 / (4 * 0.01)
-    assert report["rounds"] == pytest.approx(3.1 * full, rel=0.03)
-    assert report["idle_fraction"] < 0.03
+    full = 8 / (4 * 0.01)
+    assert report["rounds"] == pytest.approx(3.1 * full, rel=0.05)
+    assert report["idle_fraction"] < 0.05
 
 
 def test_without_rounds_a_dead_head_ends_the_run_and_a_dead_or_leaving_worker_does_not(tmp_path: Path) -> None:
