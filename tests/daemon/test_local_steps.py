@@ -137,6 +137,7 @@ def test_one_step_a_round_has_no_copy_of_its_own() -> None:
     assert make_accumulator(settings, model.vector, make).local_params is None
 
 
+WITH_ROUNDS = [name for name, kind in ALGORITHMS.items() if kind.has_rounds]
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "adam and non-iid data": {
@@ -153,7 +154,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", WITH_ROUNDS)
 async def test_the_simulator_ends_with_the_same_bits(algorithm: str, variant: str) -> None:
     values = {"closing": "barrier", "max_rounds": 8, "local_steps": 3, **VARIANTS[variant]}
     settings = config(algorithm=algorithm, **values)
@@ -168,7 +169,7 @@ async def test_the_simulator_ends_with_the_same_bits(algorithm: str, variant: st
 
 
 @pytest.mark.parametrize("in_flight", ["carry", "redo", "drain"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", WITH_ROUNDS)
 async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in_flight: str) -> None:
     settings = config(
         algorithm=algorithm,
@@ -194,7 +195,7 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
 
 
 @pytest.mark.parametrize(("closing", "in_flight"), [("first", "carry"), ("quorum", "redo"), ("deadline", "drain")])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", WITH_ROUNDS)
 def test_fused_local_steps_are_the_same_up_to_rounding(algorithm: str, closing: str, in_flight: str) -> None:
     """Under every policy, with a straggler, in virtual time; and the mean model learns."""
     settings = config(
