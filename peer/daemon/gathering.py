@@ -14,7 +14,7 @@ from peer.gossip.effects import Gather, Inbox, Reply
 from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Outcome, Transport
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Request:
     round: int
     vector: Tensor
