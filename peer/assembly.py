@@ -6,20 +6,22 @@ Everything that can be wrong with a config, a topology, a scenario or a task is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from peer.config import Config, ConfigError, flag
-from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Optimizer, Outer, PeerState, ScheduleOptions
+from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Central, Optimizer, Outer, PeerState, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
-from peer.gossip.closing import ClosingPolicy, make_closing
+from peer.gossip.closing import Backups, ClosingPolicy, make_closing
 from peer.gossip.compression import WireFormat, wire_format
 from peer.gossip.mixing import GossipAlgorithm
 from peer.gossip.replicas import default_step
 from peer.gossip.wire_dtype import WireDtype
 from peer.scenario import Scenario, load_scenario, spec_error
 from peer.training.accumulator import Accumulator, InFlight
-from peer.training.data import PartitionError
+from peer.training.data import Indices, PartitionError, partition_dataset
 from peer.training.flat import FlatModel
 from peer.training.local_steps import LocalSteps
 from peer.training.optimizer import MasterOptimizer
@@ -49,6 +51,7 @@ def make_schedule(config: Config) -> Schedule:
         mixing=config.mixing,
         budget=config.budget,
         seed=config.seed,
+        head=config.head,
         varying=varying,
     )
     return kind.make_schedule(options)
@@ -149,8 +152,15 @@ def steps_locally(config: Config) -> bool:
     return config.local_steps > 1 or ALGORITHMS[config.algorithm].steps_locally
 
 
-def make_policy(config: Config) -> ClosingPolicy:
-    """When a round ends. One for each peer: a policy may learn."""
+def head_of(config: Config) -> int | None:
+    """Whose model is that of the run, where one peer has it."""
+    return config.head if ALGORITHMS[config.algorithm].has_head else None
+
+
+def make_policy(config: Config, peer: int) -> ClosingPolicy:
+    """When a round of that peer ends. One for each: a policy may learn."""
+    if config.backup_workers:
+        return Backups(config.num_computing - config.backup_workers, peer == config.head)
     return make_closing(config.closing, quorum=config.quorum, seconds=config.round_deadline, mads=config.deadline_mads)
 
 
@@ -197,10 +207,25 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         wire=make_wire(config),
         consensus_step=_consensus_step(config),
         outer=make_outer(config),
+        central=Central(
+            config.head,
+            config.head_computes,
+            config.backup_workers,
+            config.simulate_staleness,
+            config.staleness_aware_lr,
+        ),
     )
     if isinstance(optimizer, MasterOptimizer):
         state.num_params, state.learning_rate_factor = optimizer.num_params, optimizer.learning_rate_factor
     return kind(state)
+
+
+def make_shares(config: Config, task: Task, data: Dataset[Any]) -> list[Indices]:
+    """Each peer's samples. Those of a head that computes nothing are never drawn: all of them go to the others. Raises PartitionError."""
+    shares = partition_dataset(task, data, config.num_computing, config.partition, config.alpha, config.seed)
+    if not config.head_computes:
+        shares.insert(config.head, shares[0])
+    return shares
 
 
 def weighting(config: Config) -> str:
@@ -220,13 +245,18 @@ def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor]
             batch_chunks=config.chunks,
             batch_size=config.batch_size,
             weighting=weighting(config),
-            num_peers=config.peers,
+            num_peers=config.num_computing,
         )
     return Accumulator(start.numel(), config.round_chunks, InFlight(config.in_flight), local)
 
 
 def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:
-    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError; ConfigError if the algorithm needs another."""
+    """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError; ConfigError if the algorithm
+    needs another."""
+    if config.staleness_aware_lr and config.optimizer.startswith("adam"):
+        raise ConfigError(
+            f"--staleness-aware-lr: it scales gradients, and {config.optimizer} divides the scale out again; use sgd or momentum"
+        )
     made = MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
     reason = ALGORITHMS[config.algorithm].why_plain_sgd
     if reason and not made.is_plain_sgd:

@@ -16,19 +16,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from peer.gossip.wire_dtype import WireDtype
+from peer.methods import check_head, check_rounds, usual
 from topology.suggestion import nearest
 
 ENV_PREFIX = "GRAPEVINE_"
 #: What launchers of torch jobs set; read after our own prefix.
 ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 
-
 #: The task without a model, which only a simulator plays.
 TIMING = "timing"
-
-
-#: The topology of an algorithm that has no choice, where nobody says another; the others' is the field's default.
-USUAL_TOPOLOGY = {"noloco": "complete"}
 
 
 class ConfigError(ValueError):
@@ -58,11 +54,27 @@ class Config(BaseModel):
         "choco-sgd",
         "al-dsgd",
         "al-matcha",
+        "sync-sgd",
+        "async-sgd",
+        "ad-psgd",
     ] = Field("dpsgd", description="How peers agree [alike]")
+    head: int = Field(0, ge=0, description="sync-sgd, async-sgd: the peer that has the model and steps [alike]")
+    head_computes: bool = Field(
+        True, description="sync-sgd: whether the head computes gradients as well (async-sgd: it does not) [alike]"
+    )
+    backup_workers: int = Field(
+        0,
+        ge=0,
+        description="sync-sgd: drop the last e gradients of a step, with --closing barrier; more waits less and wastes more [alike]",
+    )
+    simulate_staleness: int = Field(
+        0, ge=0, le=1000, description="async-sgd: hold each gradient back until so many others have come [alike]"
+    )
+    staleness_aware_lr: bool = Field(False, description="async-sgd: learning rate / staleness [alike]")
     topology: str = Field(
         "ring",
-        description="ring, torus, complete (noloco's default), star, exponential, random-regular, erdos-renyi, geometric, a JSON file of "
-        "edges; with other ones in each round: base, one-peer-exponential, equidyn [alike]",
+        description="ring, torus, complete (noloco's default), star (default of sync-sgd and async-sgd), exponential, random-regular, "
+        "erdos-renyi, geometric, a JSON file of edges; with other ones in each round: base, one-peer-exponential, equidyn [alike]",
     )
     base_k: int | None = Field(
         None,
@@ -103,8 +115,9 @@ class Config(BaseModel):
     )
 
     # when a round ends
-    closing: Literal["barrier", "first", "quorum", "deadline"] = Field(
-        "first", description="first: never wait; barrier: wait for all; quorum, deadline: between [alike]"
+    closing: Literal["barrier", "first", "quorum", "deadline", "none"] = Field(
+        "first",
+        description="first: never wait; barrier: wait for all; quorum, deadline: between; none: of async-sgd and ad-psgd [alike]",
     )
     quorum: float = Field(0.5, gt=0, le=1, description="quorum: close when this fraction of the neighbours has [alike]")
     round_deadline: float | None = Field(
@@ -126,7 +139,7 @@ class Config(BaseModel):
     weighting: Literal["samples", "peers"] | None = Field(
         None,
         description="samples: in proportion to finished work; peers: each peer's mean gradient counts alike "
-        "(default: samples for ring-all-reduce, slowmo and diloco, peers for the others) [alike]",
+        "(default: samples for ring-all-reduce, slowmo, diloco and sync-sgd, peers for the others) [alike]",
     )
 
     # training
@@ -228,12 +241,6 @@ class Config(BaseModel):
         False, description="OpenTelemetry spans, exported as the OTEL_* variables say; needs grapevine[tracing]"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _usual_topology(cls, values: object) -> object:
-        usual = USUAL_TOPOLOGY.get(str(values.get("algorithm"))) if isinstance(values, dict) else None
-        return {"topology": usual, **values} if usual and isinstance(values, dict) else values
-
     @field_validator("budget")
     @classmethod
     def _budget(cls, value: float) -> float:
@@ -251,6 +258,11 @@ class Config(BaseModel):
     def _split(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(";") if word.strip()) if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return {**usual(values), **values} if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _together(self) -> Config:
         if self.batch_size % self.chunks:
@@ -267,12 +279,19 @@ class Config(BaseModel):
             raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
         if self.base_k is not None and self.topology != "base":
             raise ValueError(f"base_k: {self.topology} has none; it is for --topology base")
+        check_rounds(self)
+        check_head(self)
         return self
 
     @property
     def chunk_samples(self) -> int:
         """b = B / m."""
         return self.batch_size // self.chunks
+
+    @property
+    def num_computing(self) -> int:
+        """Peers that compute gradients."""
+        return self.peers - (not self.head_computes)
 
     @property
     def round_chunks(self) -> int:

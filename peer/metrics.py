@@ -149,7 +149,10 @@ CHUNKS = _counter(
 SAMPLES = _counter(
     "grapevine_samples_total",
     "Samples, by what became of them",
-    {"fate": "applied (the gradient is in an update), redone, nonfinite, abandoned (at the end of training)"},
+    {
+        "fate": "applied (the gradient is in an update), redone, nonfinite, dropped (by backup workers), "
+        "abandoned (at the end of training)"
+    },
 )
 STALENESS = _histogram(
     "grapevine_staleness_updates",

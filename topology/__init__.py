@@ -11,6 +11,7 @@ from topology.graph import (
     TopologyError,
     build,
     from_file,
+    star,
 )
 from topology.matcha import MatchaPlan, periodic_rho, solve
 from topology.matching import decompose, misra_gries
@@ -20,6 +21,7 @@ from topology.schedule import (
     AlternatingSchedule,
     FixedSchedule,
     MatchaSchedule,
+    PairSchedule,
     RandomGraphSchedule,
     RoundPlan,
     Schedule,
@@ -38,6 +40,7 @@ __all__ = [
     "MatchaSchedule",
     "Matching",
     "MixingMatrix",
+    "PairSchedule",
     "RandomGraphSchedule",
     "RandomPairsSchedule",
     "RoundPlan",
@@ -62,4 +65,5 @@ __all__ = [
     "solve",
     "stable_seed",
     "stable_uniform",
+    "star",
 ]

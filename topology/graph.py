@@ -211,6 +211,20 @@ def _star(n: int, _: RandomOptions) -> Iterable[Edge]:
     return ((0, j) for j in range(1, n))
 
 
+def star(topology: Topology, head: int, asked_by: str) -> Topology:
+    """The star with its middle at `head`, where the one asked for has that name or these edges. Raises TopologyError for others."""
+    n = topology.num_peers
+    if not 0 <= head < n:
+        raise TopologyError(f"--head: there is no peer {head} among {n}; ids go from 0 to {n - 1}")
+    made = Topology("star", n, tuple(sorted(_sorted(head, j) for j in range(n) if j != head)))
+    if topology.name != "star" and topology.edges != made.edges:
+        raise TopologyError(
+            f"{asked_by} has a head, peer {head}, that talks to every other peer and to whom alone they talk: use --topology star, "
+            f"not {topology.name}"
+        )
+    return made
+
+
 def _exponential(n: int, _: RandomOptions) -> Iterable[Edge]:
     """i and i + 2^t mod n, made undirected (Ying et al. 2021, arXiv 2110.13363)."""
     hops = [2**t for t in range(max(1, math.ceil(math.log2(n))))] if n > 1 else []

@@ -234,3 +234,32 @@ class AlternatingSchedule:
 def _active(seed: int, round: int, probabilities: tuple[float, ...]) -> tuple[int, ...]:
     """Remembered, because a simulator asks for all its peers."""
     return tuple(j for j, p in enumerate(probabilities) if stable_uniform(seed, "matcha", round, j) < p)
+
+
+@dataclass(frozen=True)
+class PairSchedule:
+    """For methods without rounds: in its round k peer i averages with a random neighbour of higher id, if it has one, which does not choose
+    but answers. Who waits for an answer waits for a higher id, so waiting never goes in a circle, whatever the graph."""
+
+    topology: Topology
+    seed: int
+
+    @property
+    def num_peers(self) -> int:
+        return self.topology.num_peers
+
+    def plan(self, round: int, peer: int) -> RoundPlan:
+        higher = [j for j in self.topology.neighbors(peer) if j > peer]
+        if not higher:
+            return RoundPlan(round, peer, (), (), 1.0)
+        chosen = higher[int(stable_uniform(self.seed, "pair", peer, round) * len(higher))]
+        return RoundPlan(round, peer, (chosen,), (0.5,), 0.5)
+
+    def base(self, round: int) -> Topology:
+        return self.topology
+
+    def links(self, round: int, peer: int) -> tuple[int, ...]:
+        return self.topology.neighbors(peer)
+
+    def digest(self) -> str:
+        return digest_of("pairs", self.topology.digest(), self.seed)

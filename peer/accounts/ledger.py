@@ -19,6 +19,7 @@ class Ledger:
     rounds: int = 0
     chunks: int = 0
     samples: int = 0
+    rounds_dropped: int = 0
     max_staleness: int = 0
     neighbor_distance: float = 0.0
     rounds_by_reason: Counter[str] = field(default_factory=Counter)
@@ -35,6 +36,7 @@ class Ledger:
         self.rounds += 1
         self.chunks += report.num_chunks
         self.samples += report.num_samples
+        self.rounds_dropped += report.dropped > 0
         if any(report.staleness):
             self.max_staleness = max(self.max_staleness, *report.staleness)
             self.staleness.update(report.staleness)

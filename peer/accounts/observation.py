@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,11 @@ def mean_model(models: Tensor) -> Tensor:
         columns = slice(start, start + COLUMNS)
         mean[columns] = models[:, columns].double().mean(dim=0)
     return mean
+
+
+def model_of(models: Tensor, peers: Sequence[int], head: int | None) -> Tensor:
+    """The model [d] of a run, of the models [n, d] of these peers: the head's, if there is one and it is among them; else the mean."""
+    return models[peers.index(head)] if head is not None and head in peers else mean_model(models)
 
 
 def consensus_distance(models: Tensor, mean: Tensor) -> float:

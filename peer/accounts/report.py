@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from peer import __version__
-from peer.accounts.observation import Observation, consensus_distance, mean_model
+from peer.accounts.observation import Observation, consensus_distance, model_of
+from peer.assembly import head_of
 from peer.config import Config
 from peer.exit_codes import ExitCode, Fatal
 from peer.training.evaluate import Evaluator
@@ -45,7 +46,7 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
     """The report as JSON-able values; null is what nobody can tell. Evaluates the mean model and each peer's model on training and
     test set; where a run has failed and the task's own code fails here too, its numbers are null."""
     models = torch.stack(list(run.models.values())) if run.models else None
-    mean = mean_model(models) if models is not None else None
+    mean = model_of(models, list(run.models), head_of(run.config)) if models is not None else None
     judge = Judge(evaluator, forgiving=run.error is not None)
     peers = [_peer(row, run.models.get(row["peer"]), mean, judge) for row in run.summaries]
     accuracies = [row["test_accuracy"] for row in peers if row["test_accuracy"] is not None]
@@ -101,19 +102,39 @@ class Judge:
 def _together(peers: Sequence[Mapping[str, Any]], chunks: int) -> dict[str, Any]:
     """What all peers did; without a peer that told it, nothing is known, which is not 0."""
     computing, idle = (sum(row[name] for row in peers) for name in ("seconds_computing", "seconds_idle"))
-    full = sum(row["rounds"] for row in peers) * chunks
+    full = sum(row["rounds"] for row in _computed(peers)) * chunks
     known = {
         "rounds": max((row["rounds"] for row in peers), default=0),
         **{name: sum(row[name] for row in peers) for name in _TOTALS},
         "idle_fraction": idle / (idle + computing) if idle + computing else 0.0,
         "finished_fraction": sum(row["chunks"] for row in peers) / full if full else 0.0,
+        "wasted_fraction": wasted_fraction(peers),
+        "sample_skew": sample_skew(peers),
         "max_staleness": max((row["max_staleness"] for row in peers), default=0),
     }
     counts = {name: dict(sum((Counter(row[name]) for row in peers), Counter[str]())) for name in _COUNTS}
     return {**(known if peers else dict.fromkeys(known)), **counts}
 
 
-_TOTALS = ("samples", "samples_redone", "samples_nonfinite", "bytes_sent")
+def _computed(peers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that trained: a head may only apply what the others compute."""
+    return [row for row in peers if row["samples_started"]]
+
+
+def wasted_fraction(peers: Sequence[Mapping[str, Any]]) -> float:
+    """Gradients that the step of their round went on without, over all that were to be computed: e / (m + e) with e backup workers."""
+    rows = _computed(peers)
+    rounds = sum(row["rounds"] for row in rows)
+    return sum(row["rounds_dropped"] for row in rows) / rounds if rounds else 0.0
+
+
+def sample_skew(peers: Sequence[Mapping[str, Any]]) -> float | None:
+    """How unevenly samples were chosen: the most samples of one peer in updates over the fewest; None if one has none."""
+    counts = [row["samples"] for row in _computed(peers)]
+    return max(counts) / min(counts) if counts and min(counts) else None
+
+
+_TOTALS = ("samples", "samples_redone", "samples_nonfinite", "samples_dropped", "bytes_sent")
 _COUNTS = ("rounds_by_reason", "edges_lost")
 
 

@@ -46,9 +46,10 @@ class Moved(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeerSummary:
-    """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_abandoned once the
-    peer has stopped; `samples` is what is in updates. timeline: of each of the first rounds (begin, until the own quota or the close,
-    until the close, until the end), seconds since the start of training. cpu_seconds: processor time of the process, from its start on."""
+    """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_dropped + samples_abandoned
+    once the peer has stopped; `samples` is what is in updates. rounds_dropped: rounds whose update was made without this peer's samples.
+    timeline: of each of the first rounds (begin, until the own quota or the close, until the close, until the end), seconds since the
+    start of training. cpu_seconds: processor time of the process, from its start on."""
 
     peer: int
     pid: int
@@ -57,11 +58,13 @@ class PeerSummary:
     seconds: float
     round: int
     rounds: int
+    rounds_dropped: int
     chunks: int
     samples: int
     samples_started: int
     samples_redone: int
     samples_nonfinite: int
+    samples_dropped: int
     samples_abandoned: int
     train_loss: float
     neighbor_distance: float
@@ -91,11 +94,13 @@ class PeerSummary:
             seconds=lived.seconds(),
             round=ledger.rounds,
             rounds=ledger.rounds,
+            rounds_dropped=ledger.rounds_dropped,
             chunks=ledger.chunks,
             samples=ledger.samples,
             samples_started=samples.started,
             samples_redone=samples.redone,
             samples_nonfinite=samples.nonfinite,
+            samples_dropped=samples.dropped,
             samples_abandoned=samples.abandoned,
             train_loss=ledger.train_loss,
             neighbor_distance=ledger.neighbor_distance,

@@ -21,6 +21,11 @@ PANELS = {
     "The run": ("run", "peers", "seed"),
     "Who talks to whom": (
         "algorithm",
+        "head",
+        "head_computes",
+        "backup_workers",
+        "simulate_staleness",
+        "staleness_aware_lr",
         "topology",
         "base_k",
         "degree",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from peer.assembly import head_of
 from peer.cluster.forkserver import context
 from peer.cluster.line import Line
 from peer.config import Config
@@ -111,8 +112,11 @@ class Launcher:
         if fatal:
             raise min(fatal, key=lambda f: f.code is ExitCode.ABSENT)
         training = all(child.ready_at is not None for child in self.children)
+        head = head_of(self.config)
         for child in self.children:
-            if child.died and (needed or not training or sum(not other.died for other in self.children) < 2):
+            if child.died and (
+                needed or child.peer == head or not training or sum(not other.died for other in self.children) < 2
+            ):
                 raise Fatal(ExitCode.LOST, f"peer {child.peer} died ({_how(child)})")
 
     async def stop(self, reason: str, patience: float = PATIENCE) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from peer.accounts.observation import Observation, consensus_distance, mean_model
+from peer.accounts.observation import Observation, consensus_distance, model_of
 from peer.exit_codes import ExitCode, Fatal
 from peer.training.evaluate import Evaluator
 from peer.transport.client import PeerClient, PeerUnreachable
@@ -27,12 +27,13 @@ SILENCES = 5
 @dataclass(slots=True)
 class Observer:
     """models [n, d]: the newest whole snapshots, in the order of ids; a peer that has never answered has no row worth reading.
-    answered: whose rows were fetched at the last look; the mean is over them."""
+    answered: whose rows were fetched at the last look; the mean is over them. head: whose model is the run's, if one peer has it."""
 
     clients: Sequence[PeerClient]
     evaluator: Evaluator
     models: Tensor
     ready_at: float
+    head: int | None = None
     answered: list[int] = field(default_factory=list)
     curve: list[Observation] = field(default_factory=list)
     statuses: list[StatusReply | None] = field(default_factory=list)
@@ -90,7 +91,7 @@ class Observer:
 
     def _evaluate(self) -> tuple[float, float]:
         models = self.models[self.answered]
-        mean = mean_model(models)
+        mean = model_of(models, self.answered, self.head)
         return loss_of(self.evaluator, mean), consensus_distance(models, mean)
 
 

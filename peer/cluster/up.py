@@ -18,10 +18,12 @@ from rich.console import Console
 from peer.accounts.report import Run, make_report
 from peer.assembly import (
     BAD_INPUT,
+    head_of,
     make_optimizer,
     make_outer,
     make_real_scenario,
     make_schedule,
+    make_shares,
     make_stragglers,
     make_wire,
 )
@@ -32,7 +34,6 @@ from peer.cluster.observer import Observer, pause_after
 from peer.config import Config, ConfigError
 from peer.daemon.tracing import check_tracing
 from peer.exit_codes import ExitCode, Fatal
-from peer.training.data import partition_dataset
 from peer.training.evaluate import Evaluator
 from peer.training.flat import FlatModel
 from peer.training.task import Task, build_model, load_task
@@ -81,7 +82,7 @@ def check(config: Config) -> Checked:
         make_outer(config)
         make_stragglers(config, make_real_scenario(config))
         task = load_task(config.task)
-        partition_dataset(task, task.train_data(), config.peers, config.partition, config.alpha, config.seed)
+        make_shares(config, task, task.train_data())
         model = FlatModel(build_model(task, config.seed))
         make_optimizer(config, task, model, model.vector)
         return Checked(task, model.vector.numel())
@@ -110,7 +111,7 @@ async def up(config: Config, console: Console, view: View | None = None, *, open
             view.ready([child.address for child in launcher.children])
             clients = [PeerClient(child.address) for child in launcher.children]
             models = torch.zeros(config.peers, checked.num_elements)
-            observer = Observer(clients, evaluator, models, ready_at)
+            observer = Observer(clients, evaluator, models, ready_at, head_of(config))
             end = await _train(config, launcher, observer, view, stop)
             wall_seconds = time.monotonic() - ready_at
             view.say("stopping ...")

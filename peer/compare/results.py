@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from peer.methods import WITHOUT_ROUNDS
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
@@ -47,13 +49,14 @@ class Result:
 
 
 def matrix(scenarios: Iterable[str], algorithms: Sequence[str], closings: Sequence[str], seeds: int) -> list[Cell]:
-    """All cells; of one scenario and seed the methods follow each other, so that a change of the machine strikes all alike."""
+    """All cells; of one scenario and seed the methods follow each other, so that a change of the machine strikes all alike. Methods without
+    rounds have one cell, whatever the closings."""
     return [
         Cell(scenario, algorithm, closing, seed)
         for scenario in scenarios
         for seed in range(seeds)
         for algorithm in algorithms
-        for closing in closings
+        for closing in (("none",) if algorithm in WITHOUT_ROUNDS else closings)
     ]
 
 

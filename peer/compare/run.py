@@ -22,6 +22,7 @@ from peer.compare.results import Cell, Result, load, save
 from peer.compare.theory import theory
 from peer.config import ENV_ALIASES, ENV_PREFIX, Config, ConfigError, flag, validated
 from peer.exit_codes import ExitCode, Fatal
+from peer.methods import usual
 from peer.scenario import files_of
 
 #: Options whose flag is in the singular because it repeats, and those that a cell or the comparison itself decides.
@@ -41,18 +42,16 @@ def config_of(cell: Cell, base: Config) -> Config:
         "closing": cell.closing,
         "seed": base.seed + cell.seed,
     }
-    said = base.model_dump(exclude=set() if "topology" in base.model_fields_set else {"topology"})
-    return validated({**said, **update, "report": None})
+    return validated({**base.model_dump(exclude_unset=True), **update, "report": None})
 
 
 def command_line(config: Config) -> list[str]:
     """The options that make this config out of the defaults."""
     words: list[str] = []
+    own = usual(config.model_dump(include={"algorithm", "backup_workers"}))
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
-        if name in _DECIDED or (
-            value == field.default and name != "topology"
-        ):  # whose default is not that of every algorithm
+        if name in _DECIDED or value == own.get(name, field.default):
             continue
         spelled = _SINGULAR.get(name, flag(name))
         if isinstance(value, bool):

@@ -20,6 +20,7 @@ from peer.assembly import (
     make_policy,
     make_real_scenario,
     make_schedule,
+    make_shares,
     make_stragglers,
     nominal_chunk_seconds,
 )
@@ -28,7 +29,7 @@ from peer.gossip.algorithm import Algorithm
 from peer.gossip.closing import ClosingPolicy
 from peer.scenario import Scenario
 from peer.training.chunk import ChunkComputer
-from peer.training.data import Indices, SampleStream, partition_dataset
+from peer.training.data import Indices, SampleStream
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
 from peer.training.remote import ComputerProcess, shared_memory
@@ -74,7 +75,7 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
         schedule=schedule,
         scenario=scenario,
         algorithm=make_algorithm(config, peer, master.vector, make_optimizer(config, task, master, master.vector)),
-        closing=make_policy(config),
+        closing=make_policy(config, peer),
         trainer=_trainer(config, peer, task, master, scenario, notify),
         fingerprint=fingerprint,
         identity=identity(config, peer, schedule, fingerprint),
@@ -98,7 +99,7 @@ def _trainer(
     config: Config, peer: int, task: Task, master: FlatModel, scenario: Scenario, notify: Callable[[ChunkEvent], None]
 ) -> Trainer:
     data = task.train_data()
-    shares = partition_dataset(task, data, config.peers, config.partition, config.alpha, config.seed)
+    shares = make_shares(config, task, data)
     return Trainer(
         _computer(config, task, data),
         SampleStream(shares[peer], config.seed, peer, config.chunk_samples),

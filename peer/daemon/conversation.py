@@ -43,6 +43,7 @@ class Conversation:
     ) -> None:
         self.peer = peer
         self.stirred = asyncio.Event()
+        self.asked: dict[int, int] | None = None  # who began to send, and of which round; None: nobody wants to know
         self.refusals: list[tuple[int | None, str, str]] = []
         self.spans: PeerSpans | None = None
         self._talk = Talk(
@@ -105,7 +106,7 @@ class Conversation:
         self._talk.open(now)
         return now
 
-    def decide(self, own_done: bool) -> tuple[CloseReason | None, float]:
+    def decide(self, own_done: bool | None) -> tuple[CloseReason | None, float]:
         """(why the open round ends now, or None; when to ask again at the latest)."""
         return self._talk.decide(own_done, self._now())
 
@@ -156,6 +157,9 @@ class Conversation:
         self._metrics.dropped(reason)
 
     def on_heard(self, peer: int, round: int) -> None:
+        if self.asked is not None:
+            self.asked[peer] = round
+            self.stirred.set()
         why = self._talk.payload(peer, round, self._now())
         if why is not None:
             self._metrics.word(why)

@@ -19,7 +19,8 @@ from peer.daemon.conversation import Conversation
 from peer.daemon.counts import PeerMetrics
 from peer.daemon.evaluation import Evaluation
 from peer.daemon.lag import LoopLag
-from peer.daemon.player import RoundPlayer, Rules, Stopped
+from peer.daemon.player import RoundPlayer
+from peer.daemon.playing import Rules, Stopped
 from peer.daemon.readings import Readings, identity
 from peer.daemon.watch import Watch
 from peer.exit_codes import ExitCode, Fatal
@@ -41,6 +42,8 @@ log = logging.getLogger("grapevine.peer")
 
 #: How long the computation of a chunk may go on after the end; then its thread is left behind.
 TRAINER_SECONDS = 10.0
+#: A round that nobody's will be: where rounds are a peer's own, others may be far ahead.
+FOR_EVER = 1 << 62
 #: How long the goodbye of a peer that broke off an exchange may be under way.
 GOODBYE_SECONDS = 2.0
 
@@ -131,7 +134,8 @@ class Peer:
             await self._train(said, transport)
             if linger and not self._released.is_set():
                 self.state = "finished"
-                transport.advance(ExchangeKey(said.round + 1, 0))  # who still sends is told at once
+                last = said.round + 1 if parts.algorithm.has_rounds else FOR_EVER
+                transport.advance(ExchangeKey(last, 0))  # who still sends is told at once
                 said.say_leaving(said.round)
                 await self._released.wait()
         finally:
@@ -206,11 +210,11 @@ class Peer:
         except RoundBroken as broken:
             self._raise_fatal()
             if await self._explained(said, broken.peer):
-                self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs every peer")
+                self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs {broken.needs}")
             else:
                 raise Fatal(
                     ExitCode.LOST,
-                    f"{broken}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha",
+                    f"{broken}; {self.config.algorithm} needs {broken.needs}: restart the run, or use dpsgd or matcha",
                 ) from None
         finally:
             self._ended_at = self._loop.time()
@@ -418,13 +422,6 @@ _HARMLESS = {"run", "peer", "hello", "protocol", "duplicate"}
 _FATES = {Verdict.COUNTED: "finished", Verdict.REDO: "redone", Verdict.NONFINITE: "nonfinite"}
 _SAME_IN_STATUS = (
     *("pid", "seconds", "round", "train_loss", "idle_fraction", "finished_fraction", "max_staleness"),
-    *(
-        "samples",
-        "samples_started",
-        "samples_redone",
-        "samples_nonfinite",
-        "samples_abandoned",
-        "bytes_sent",
-        "bytes_received",
-    ),
+    *("samples", "samples_started", "samples_redone", "samples_nonfinite", "samples_abandoned"),
+    *("bytes_sent", "bytes_received"),
 )

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -20,12 +19,25 @@ from torch import Tensor
 from peer.accounts.exchanges import Exchanges
 from peer.accounts.ledger import Ledger
 from peer.daemon.conversation import Conversation
+from peer.daemon.gathering import Gathering
+from peer.daemon.playing import Master, Rules, Stopped, Stopwatch, UnderWay
 from peer.daemon.taken import Taken
-from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
+from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import CloseReason
-from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
-from peer.gossip.round import RoundReport, Timing, advance
+from peer.gossip.delivery import NeighborDeadlines
+from peer.gossip.effects import (
+    Accumulate,
+    Accumulated,
+    Answer,
+    Effect,
+    Either,
+    Exchange,
+    Gather,
+    Inbox,
+    Meanwhile,
+    Reply,
+)
+from peer.gossip.round import RoundReport, advance
 from peer.training.accumulator import InFlight
 from peer.training.trainer import Trainer
 from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Outcome, Transport
@@ -36,29 +48,6 @@ if TYPE_CHECKING:
 
 INLINE = 1 << 18  # elements times passes over them up to which the work is shorter than handing it to another thread
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The peer was asked to stop in the middle of a round; the round is abandoned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What becomes of a chunk in flight, and when exchanges are given up."""
-
-    in_flight: InFlight
-    round_timeout: float
-    bounds: DeadlineBounds
-
-
-@dataclass(slots=True)
-class Master:
-    """The master vector [d], and the rounds whose updates are in it. `lock` is held by whoever changes the two and by whoever
-    copies them from another thread."""
-
-    params: Tensor
-    lock: threading.Lock
-    rounds: int = 0
 
 
 class RoundPlayer:
@@ -91,7 +80,11 @@ class RoundPlayer:
         self._loop = asyncio.get_running_loop()
         self._origin = time.monotonic()
         self._stop = False
+        self._accumulating_since: float | None = None
+        if not algorithm.has_rounds:
+            said.asked = {}
         self._settled = asyncio.Event()  # wakes who waits for exchanges
+        self._gathering = Gathering(transport, said, said.stirred.set, self._begun)
 
     def request_stop(self) -> None:
         """End the current round as soon as possible; `play` raises Stopped."""
@@ -130,8 +123,9 @@ class RoundPlayer:
         """Play one round. Raises Stopped, or RoundBroken from the algorithm."""
         plan = self._schedule.plan(round, self._said.peer)
         self._said.round = round
-        self._transport.advance(ExchangeKey(round, 0))
-        clock = _Stopwatch(self._origin)
+        if self._algorithm.has_rounds:
+            self._transport.advance(ExchangeKey(round, 0))
+        clock = Stopwatch(self._origin)
         score = self._algorithm.round(plan)
         self._handed_out = 0
         if self.spans is not None:
@@ -141,13 +135,17 @@ class RoundPlayer:
             while not isinstance(step, Update):
                 answer = await self._carry_out(round, step, clock)
                 step = await self._advance(score, answer, clock)
+            if step.dropped:
+                self._trainer.revoke(step.dropped, "dropped")
         except (Stopped, RoundBroken) as broken:
             self._trainer.revoke(self._handed_out)
+            self._gathering.abandon()
             if self.spans is not None:
                 self.spans.round_broken(broken)
             raise
         except BaseException:
             self._trainer.revoke(self._handed_out)
+            self._gathering.abandon()
             raise
         report = RoundReport.of(plan, step, self._said.talk, clock.timing())
         self.ledger.add(report)
@@ -155,7 +153,7 @@ class RoundPlayer:
             self.spans.round_ends(report)
         return report
 
-    async def _advance(self, score: Score, answer: Answer | None, clock: _Stopwatch) -> Effect | Update:
+    async def _advance(self, score: Score, answer: Answer | None, clock: Stopwatch) -> Effect | Update:
         def work() -> Effect | Update:
             with self.master.lock, torch.no_grad():
                 step = advance(score, answer)
@@ -171,14 +169,24 @@ class RoundPlayer:
             spans.mixed(began)
         return step
 
-    async def _carry_out(self, round: int, effect: Effect, clock: _Stopwatch) -> Answer:
+    async def _carry_out(self, round: int, effect: Effect, clock: Stopwatch) -> Answer:
         if isinstance(effect, Accumulate):
-            return await self._accumulate(round, clock)
+            return await self._accumulate(round, effect, clock)
         if isinstance(effect, Exchange):
             return await self._settle(effect, self._open(round, effect), clock)
+        if isinstance(effect, Gather):
+            self._gathering.open(round, effect)
+            return await self._gather(effect, clock)
+        if isinstance(effect, Reply):
+            return await self._reply(effect, clock)
+        if isinstance(effect, Either):
+            return await self._either(round, effect, clock)
+        if isinstance(effect.exchange, Gather):
+            self._gathering.open(round, effect.exchange)
+            return await self._accumulate(round, effect.accumulate, clock), await self._gather(effect.exchange, clock)
         under_way = self._open(round, effect.exchange)
         try:
-            done = await self._accumulate(round, clock)
+            done = await self._accumulate(round, effect.accumulate, clock)
         except BaseException:
             for handle in under_way.handles.values():
                 handle.give_up(LossReason.LEFT)
@@ -187,9 +195,13 @@ class RoundPlayer:
 
     # Accumulate
 
-    async def _accumulate(self, round: int, clock: _Stopwatch) -> Accumulated:
+    async def _accumulate(self, round: int, effect: Accumulate, clock: Stopwatch) -> Accumulated:
         self._said.open()
         opened_at = clock.now()
+        if not effect.computes:
+            reason, _ = await self._until_closed(clock, computes=False)
+            clock.accumulating += clock.now() - opened_at
+            return Accumulated(zeros(0), 0, 0, 0.0, (), str(reason))
         x, clock_at = self.master, self._algorithm.state.samples_clock
         await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
         reason, computed_until = await self._until_closed(clock)
@@ -201,13 +213,38 @@ class RoundPlayer:
         self._handed_out = done.num_samples
         return done
 
-    async def _until_closed(self, clock: _Stopwatch) -> tuple[CloseReason, float]:
+    async def _either(self, round: int, effect: Either, clock: Stopwatch) -> Meanwhile:
+        """Without a deadline but that of the round: nobody is waited for."""
+        gathering, opened_at = self._gathering, self._accumulating_since
+        if opened_at is None:
+            self._said.open()
+            opened_at = self._accumulating_since = clock.now()
+            x, clock_at = self.master, self._algorithm.state.samples_clock
+            await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
+        while True:
+            self._said.stirred.clear()
+            self._check_stop()
+            gathering.open(round, effect.gather)
+            if gathering.has_any(effect.gather.enough):
+                return Meanwhile(None, gathering.inbox())
+            reason, ask_again_at = self._said.decide(self._trainer.quota_done)
+            if reason is not None:
+                break
+            await self._stirred_until(ask_again_at)
+        done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
+        clock.accumulating += clock.now() - opened_at
+        clock.computing = clock.accumulating
+        self._accumulating_since = None
+        self._handed_out = done.num_samples
+        return Meanwhile(done, gathering.losses())
+
+    async def _until_closed(self, clock: Stopwatch, *, computes: bool = True) -> tuple[CloseReason, float]:
         """(why the round closes, when the own quota was done or, if it is not, now)."""
         computed_until: float | None = None
         while True:
             self._said.stirred.clear()
             self._check_stop()
-            own_done = self._trainer.quota_done
+            own_done = self._trainer.quota_done if computes else None
             if own_done and computed_until is None:
                 computed_until = clock.now()
             reason, ask_again_at = self._said.decide(own_done)
@@ -239,9 +276,9 @@ class RoundPlayer:
 
     # Exchange
 
-    def _open(self, round: int, effect: Exchange) -> _UnderWay:
+    def _open(self, round: int, effect: Exchange) -> UnderWay:
         assert not (effect.atomic and (effect.into or effect.take)), "an atomic exchange may be lost without harm"
-        under_way = _UnderWay(time.monotonic())
+        under_way = UnderWay(time.monotonic())
         key = ExchangeKey(round, effect.phase)
         for peer in sorted({*effect.send, *effect.receive}):
             takes_part, why = self._said.directory.takes_part(peer, round)
@@ -256,9 +293,17 @@ class RoundPlayer:
             under_way.handles[peer] = self._transport.exchange(
                 peer, key, send, receive, atomic=effect.atomic, arrived=None if taken is None else taken.arrived
             )
-            if self.spans is not None:
-                self.spans.exchange(peer, key, effect, under_way.handles[peer])
+            self._begun(peer, key, effect, under_way.handles[peer])
         return under_way
+
+    def _begun(self, peer: int, key: ExchangeKey, effect: Exchange, handle: ExchangeHandle) -> None:
+        def over(outcome: asyncio.Future[Outcome]) -> None:
+            if outcome.result().lost is None:
+                self.exchanges.done(peer, outcome.result().seconds)
+
+        handle.outcome.add_done_callback(over)
+        if self.spans is not None:
+            self.spans.exchange(peer, key, effect, handle)
 
     def _room(self, peer: int, effect: Exchange, slot: int) -> Tensor:
         """Where the vector of a peer is received."""
@@ -274,7 +319,7 @@ class RoundPlayer:
             buffer = self._inboxes[slot] = torch.empty(num_elements, dtype=dtype)
         return buffer[:num_elements]
 
-    async def _settle(self, effect: Exchange, under_way: _UnderWay, clock: _Stopwatch) -> Inbox:
+    async def _settle(self, effect: Exchange, under_way: UnderWay, clock: Stopwatch) -> Inbox:
         started = clock.now()
         try:
             await self._all_over(under_way.handles)
@@ -292,8 +337,7 @@ class RoundPlayer:
             if outcome.seconds > longest:
                 last, longest = peer, outcome.seconds
             if outcome.lost is None:
-                self.exchanges.done(peer, outcome.seconds)
-                if self._algorithm.delivery is not Delivery.EVERY_MESSAGE:
+                if not self._algorithm.is_patient_with(peer):
                     self._deadlines.observe(peer, max(under_way.opened_at + outcome.seconds - started, 0.0))
                 if peer in effect.receive:
                     vectors[peer] = under_way.inboxes[peer]
@@ -307,6 +351,41 @@ class RoundPlayer:
             self.exchanges.over(last, waited)
         self._check_stop()
         return Inbox(vectors, lost)
+
+    async def _gather(self, effect: Gather, clock: Stopwatch) -> Inbox:
+        """Wait for vectors enough; give up those whose deadline passes, and all of them on a stop."""
+        gathering, started = self._gathering, clock.now()
+        last = -1
+        typical = self.ledger.typical_round_seconds
+        while not gathering.has(effect.enough):
+            self._said.stirred.clear()
+            gathering.leave_out_who_left()
+            gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
+            now = clock.now()
+            for peer in [j for j in gives_up if self._stop or now >= gives_up[j]]:
+                gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
+            self._check_stop()
+            if gathering.expected and not gathering.has(effect.enough):
+                await self._stirred_until(min(gives_up.values()))
+        for peer, arrived_at in gathering.newly_arrived():
+            self._deadlines.observe(peer, max(arrived_at - started, 0.0))
+            last = peer
+        waited = clock.now() - started
+        clock.exchanging += waited
+        if last >= 0:
+            self.exchanges.over(last, waited)
+        self._check_stop()
+        return gathering.inbox()
+
+    async def _reply(self, effect: Reply, clock: Stopwatch) -> Inbox:
+        started = clock.now()
+        handles = self._gathering.reply(effect)
+        if effect.waits:
+            await self._all_over(handles)
+            self._gathering.settled(handles)
+        clock.exchanging += clock.now() - started
+        self._check_stop()
+        return self._gathering.losses()
 
     async def _all_over(self, handles: Mapping[int, ExchangeHandle]) -> None:
         """Wait until every exchange has its outcome; give up those whose deadline passes, and all of them on a stop."""
@@ -339,41 +418,6 @@ class RoundPlayer:
         return self._patience(peer, self.ledger.typical_round_seconds)
 
     def _patience(self, peer: int, typical_round_seconds: float) -> float:
-        if self._algorithm.delivery is Delivery.EVERY_MESSAGE:
-            return max(
-                self._rules.bounds.most, self._rules.round_timeout
-            )  # slow is not lost; a dead link ends it at once
+        if self._algorithm.is_patient_with(peer):
+            return max(self._rules.bounds.most, self._rules.round_timeout)
         return self._deadlines.seconds(peer, typical_round_seconds)
-
-
-@dataclass(slots=True)
-class _UnderWay:
-    """The exchanges of one effect: handles, receive buffers and who works on what has come, by peer; lost: those that were not even begun,
-    and why."""
-
-    opened_at: float
-    handles: dict[int, ExchangeHandle] = field(default_factory=dict)
-    inboxes: dict[int, Tensor] = field(default_factory=dict)
-    taken: dict[int, Taken] = field(default_factory=dict)
-    lost: dict[int, str] = field(default_factory=dict)
-
-
-class _Stopwatch:
-    """Collects the `Timing` of one round. Not by the loop's clock: uvloop's stands still until the loop goes on, and counts in
-    milliseconds."""
-
-    def __init__(self, origin: float) -> None:
-        self.now = time.monotonic
-        self.started = self.now()
-        self.computing = self.accumulating = self.exchanging = self.mixing = 0.0
-        self._origin = origin
-
-    def timing(self) -> Timing:
-        return Timing(
-            began=self.started - self._origin,
-            total=self.now() - self.started,
-            computing=self.computing,
-            accumulating=self.accumulating,
-            exchanging=self.exchanging,
-            mixing=self.mixing,
-        )

@@ -72,6 +72,7 @@ class Readings:
             ("applied", ledger.samples),
             ("redone", samples.redone),
             ("nonfinite", samples.nonfinite),
+            ("dropped", samples.dropped),
             ("abandoned", samples.abandoned),
         ):
             sheet.put(metrics.SAMPLES, number, fate)

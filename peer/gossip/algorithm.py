@@ -46,6 +46,18 @@ class Outer(NamedTuple):
 NO_OUTER_STEP = Outer(1.0, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Central:
+    """What methods with a head are told. head: its id. head_computes: whether it computes gradients as well. backup_workers: e, gradients
+    that a step does without. simulate_staleness: tau, updates by which gradients are held back. staleness_aware_lr: lr / staleness."""
+
+    head: int = 0
+    head_computes: bool = True
+    backup_workers: int = 0
+    simulate_staleness: int = 0
+    staleness_aware_lr: bool = False
+
+
 @dataclass(slots=True)
 class PeerState:
     """What an algorithm works on. params: the master vector x_i [d], changed in place between effects only.
@@ -68,6 +80,7 @@ class PeerState:
     wire: WireFormat = FP32
     consensus_step: float = 1.0
     outer: Outer = NO_OUTER_STEP
+    central: Central = Central()
     num_params: int | None = None
     learning_rate_factor: Callable[[int], float] = lambda samples_clock: 1.0
 
@@ -77,12 +90,14 @@ class PeerState:
 
 
 class Update(NamedTuple):
-    """What a round did. neighbor_distance: sqrt(mean over received x_j of ||x_j - x_i||^2) before mixing, None without any."""
+    """What a round did. neighbor_distance: sqrt(mean over received x_j of ||x_j - x_i||^2) before mixing, None without any. dropped:
+    samples that were handed out and are in no update, because it was made without them; they are not in `accumulated`."""
 
     accumulated: Accumulated
     lost: Mapping[int, str] = MappingProxyType({})
     num_received: int = 0
     neighbor_distance: float | None = None
+    dropped: int = 0
 
 
 Score: TypeAlias = Generator[Effect, Answer, Update]
@@ -101,6 +116,7 @@ class ScheduleOptions:
     mixing: str
     budget: float
     seed: int
+    head: int = 0
     varying: Schedule | None = None
 
     def over_its_edges(self) -> Schedule:
@@ -130,12 +146,13 @@ class ScheduleOptions:
 
 
 class RoundBroken(Exception):
-    """The round can't be completed without that peer."""
+    """The round can't be completed without that peer. needs: whom the algorithm needs, in words."""
 
-    def __init__(self, peer: int, reason: str) -> None:
+    def __init__(self, peer: int, reason: str, needs: str = "every peer") -> None:
         super().__init__(f"peer {peer} was lost in the middle of a round ({reason})")
         self.peer = peer
         self.reason = reason
+        self.needs = needs
 
 
 class Algorithm(ABC):
@@ -148,6 +165,21 @@ class Algorithm(ABC):
 
     #: What a user who says nothing gets. Where sums are divided by sum n, weighting by samples costs no step size.
     default_weighting: ClassVar[str] = "peers"
+
+    #: The step is sum G / sum n over all peers (with displacements: their mean), not each peer's own.
+    sums_gradients: ClassVar[bool] = False
+
+    #: Peers do the same rounds, each stamped with its number; else a peer's rounds are its own, and nobody waits for others' to close.
+    has_rounds: ClassVar[bool] = True
+
+    #: The vector may change between the opening and the close of a round, so that gradients are of a copy.
+    moves_while_computing: ClassVar[bool] = False
+
+    #: The model is one peer's, the head's; the others take it over.
+    has_head: ClassVar[bool] = False
+
+    #: A vector on the wire is one n-th of the model.
+    sends_shards: ClassVar[bool] = False
 
     #: Kinds of --wire-dtype with which this algorithm is known to be correct, and half a sentence on why not the others.
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
@@ -194,6 +226,14 @@ class Algorithm(ABC):
     @abstractmethod
     def round(self, plan: RoundPlan) -> Score:
         """One round, top to bottom. Raises RoundBroken if a peer that can't be done without was lost."""
+
+    def answers_to(self, peer: int) -> bool:
+        """Whether all that comes from that peer is for a `Gather`."""
+        return False
+
+    def is_patient_with(self, peer: int) -> bool:
+        """Whether that peer is waited for as long as a round may last: slow is not lost, and a dead link ends it at once."""
+        return self.delivery is Delivery.EVERY_MESSAGE
 
     def contribution_scale(self, done: Accumulated) -> float:
         """Factor that makes a gradient of grad_sum G_i [d]: `samples` 1/B, proportional to finished work; `peers` 1/n_i, the

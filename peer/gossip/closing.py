@@ -11,7 +11,7 @@ import enum
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from peer.gossip.statistics import median_and_mad
 
@@ -28,7 +28,12 @@ class CloseReason(enum.StrEnum):
     QUORUM = "quorum"  # that word from the asked fraction of the neighbours
     DEADLINE = "deadline"  # the round's time-out (closing policy `deadline`)
     BARRIER = "barrier"  # everybody's quota is done
+    MISSED = "missed"  # the round's parameters did not come, so nothing was computed in it
+    GRADIENT = "gradient"  # a gradient has come and is applied (the head of async-sgd)
     TIMEOUT = "timeout"  # the safety net: nobody said anything for `round_timeout` seconds
+
+
+Tells: TypeAlias = Literal["quota", "close", "nothing"]
 
 
 class RoundView(Protocol):
@@ -56,10 +61,14 @@ class RoundView(Protocol):
 
 
 class ClosingPolicy(Protocol):
-    """needs_every_word: each peer's word matters, so all of them are flooded; else the first word for a round is enough."""
+    """needs_every_word: each peer's word matters, so all of them are flooded; else the first word for a round is enough. tells: when
+    a peer says CLOSED: when its own quota is done, though its round may go on; only at the close; or never."""
 
     @property
     def needs_every_word(self) -> bool: ...
+
+    @property
+    def tells(self) -> Tells: ...
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         """The reason to close the round now, or None."""
@@ -76,6 +85,7 @@ class First:
     """Own quota done, or any peer's word: nobody ever waits for a straggler."""
 
     needs_every_word: bool = False
+    tells: Tells = "quota"
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         if view.own_done:
@@ -97,6 +107,7 @@ class Barrier:
     """
 
     needs_every_word: bool = True
+    tells: Tells = "quota"
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         left_behind = view.ahead >= 1
@@ -112,11 +123,59 @@ class Barrier:
 
 
 @dataclass(slots=True)
+class Backups:
+    """A barrier that does without some: the head's round ends when `needed` gradients are done, its own among them if it computes; a
+    worker's when its own is done, or by the head's word (Chen et al. 2017, arXiv 1604.00981). For a star with the head in its middle."""
+
+    needed: int
+    is_head: bool
+    needs_every_word: bool = True
+
+    @property
+    def tells(self) -> Tells:
+        return "close" if self.is_head else "quota"  # the head's word ends the others' round
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        done, _ = view.heard_neighbors()
+        if self.is_head:
+            if view.own_done and not view.waits():
+                return CloseReason.BARRIER
+            return CloseReason.QUORUM if done + view.own_done >= self.needed else None
+        if view.own_done:
+            return CloseReason.QUOTA
+        return CloseReason.WORD if done else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        return None
+
+    def observe(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class OwnQuota:
+    """Own quota done: for methods without rounds, where nobody hears of others' and nobody waits."""
+
+    needs_every_word: bool = False
+    tells: Tells = "nothing"
+
+    def decide(self, view: RoundView, now: float) -> CloseReason | None:
+        return CloseReason.QUOTA if view.own_done else None
+
+    def wake_at(self, view: RoundView) -> float | None:
+        return None
+
+    def observe(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True)
 class Quorum:
     """Own quota done, or the word of a fraction q of the living neighbours (at least one): ceil(q * neighbours) words."""
 
     fraction: float
     needs_every_word: bool = True
+    tells: Tells = "quota"
 
     def decide(self, view: RoundView, now: float) -> CloseReason | None:
         if view.own_done:
@@ -144,6 +203,7 @@ class Deadline:
     mads: float = 4.0
     warm_up: int = 8
     needs_every_word: bool = True
+    tells: Tells = "quota"
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
     def timeout(self) -> float | None:
@@ -239,11 +299,12 @@ CLOSINGS = ("barrier", "first", "quorum", "deadline")
 
 
 def make_closing(name: str, *, quorum: float = 0.5, seconds: float | None = None, mads: float = 4.0) -> ClosingPolicy:
-    """The policy of that name (see CLOSINGS). Raises KeyError for any other name."""
+    """The policy of that name (see CLOSINGS; `none` is for methods without rounds). Raises KeyError for any other name."""
     policies: dict[str, ClosingPolicy] = {
         "barrier": Barrier(),
         "first": First(),
         "quorum": Quorum(quorum),
         "deadline": Deadline(seconds, mads),
+        "none": OwnQuota(),
     }
     return policies[name]

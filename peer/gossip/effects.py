@@ -1,8 +1,8 @@
 """What a round may ask of its host, and what the host answers.
 
 An algorithm is a generator: it yields an `Effect`, the host (daemon or simulator) carries it out in its own way and sends the
-answer back in. `Accumulate` is answered with `Accumulated`, `Exchange` with `Inbox`, `Both` with the pair of them. Nothing here
-knows a clock, a socket or a thread.
+answer back in. `Accumulate` is answered with `Accumulated`, `Exchange`, `Gather` and `Reply` with `Inbox`, `Both` with the pair of
+`Accumulated` and `Inbox`, `Either` with `Meanwhile`. Nothing here knows a clock, a socket or a thread.
 
 Legend: d floats in a peer's vector, n peers, b samples in a chunk.
 """
@@ -20,7 +20,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Accumulate:
-    """Compute chunk gradients at the round's parameters until the closing policy ends the round."""
+    """Compute chunk gradients at the round's parameters until the closing policy ends the round. Without `computes`, wait for that alone;
+    the own quota then is that everybody else has closed the round."""
+
+    computes: bool = True
 
 
 class Taker(Protocol):
@@ -51,14 +54,49 @@ class Exchange(NamedTuple):
     take: Mapping[int, Taker] = MappingProxyType({})
 
 
+class Gather(NamedTuple):
+    """Receive a vector from each of several peers that wait for an answer to it: the other side of an `Exchange` of phase 0 that sends to
+    this peer and receives from it, `atomic` or not as this is.
+
+    receive[j]: elements of float32 that peer j sends. stamps[j]: number of the round of peer j that its vector is of; else that of this
+    peer's round, or, with `any_round`, whatever it is of: then nobody need send anything, and nobody is missed. enough: the answer comes
+    as soon as the vectors of so many peers are there, or nobody is left who could send one; None: when nobody is. It has every vector that
+    has come and is not replied to, in the order of arrival; each may be written to, and is the algorithm's until the first effect after
+    the reply. Who is late stays expected, over rounds if need be, until replied to.
+    """
+
+    receive: Mapping[int, int]
+    enough: int | None = None
+    stamps: Mapping[int, int] = MappingProxyType({})
+    any_round: bool = False
+    atomic: bool = False
+
+
+class Reply(NamedTuple):
+    """Answer peers of a `Gather`: vector send[j] [k] goes to peer j, whether or not its own has come. The vectors stay unchanged until the
+    answer comes, an `Inbox` without vectors: what goes on without `waits` is told at once, and they stay until peer j sends again. Who is
+    in `lost` has no answer; an atomic exchange counts on both ends or, then, on none.
+    """
+
+    send: Mapping[int, Tensor]
+    waits: bool = True
+
+
 class Both(NamedTuple):
     """An exchange that hides behind the accumulation: both start at once, and the answer comes when both are over."""
 
     accumulate: Accumulate
-    exchange: Exchange
+    exchange: Exchange | Gather
 
 
-Effect: TypeAlias = Accumulate | Exchange | Both
+class Either(NamedTuple):
+    """Accumulate, and gather meanwhile. The answer, `Meanwhile`, comes when the accumulation is over, or vectors enough are there. In the
+    latter case the accumulation goes on, whatever is done with the vectors, and the next `Either` waits for it."""
+
+    gather: Gather
+
+
+Effect: TypeAlias = Accumulate | Exchange | Gather | Reply | Both | Either
 
 
 class Accumulated(NamedTuple):
@@ -81,6 +119,13 @@ class Accumulated(NamedTuple):
     displacement: Tensor | None = None
 
 
+class Meanwhile(NamedTuple):
+    """The answer to `Either`. done: None while the accumulation goes on."""
+
+    done: Accumulated | None
+    inbox: Inbox
+
+
 class Inbox(NamedTuple):
     """The answer to an exchange: vectors that came, by sender, and the peers whose edge was lost, with the reason."""
 
@@ -98,4 +143,4 @@ def delivered(effect: Exchange, vectors: Mapping[int, Tensor], lost: Mapping[int
     return Inbox(places, lost)
 
 
-Answer: TypeAlias = Accumulated | Inbox | tuple[Accumulated, Inbox]
+Answer: TypeAlias = Accumulated | Inbox | tuple[Accumulated, Inbox] | Meanwhile

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from peer.gossip.algorithm import Algorithm, Score, Update
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Exchange, Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Exchange, Inbox, Meanwhile
 from peer.gossip.mixing import GossipAlgorithm, Mixed
 from topology import RoundPlan
 
@@ -33,7 +33,7 @@ def accumulate_beside(exchange: Exchange | None) -> Generator[Effect, Answer, tu
         assert isinstance(local, Accumulated)
         return local, Inbox({})
     answer = yield Both(Accumulate(), exchange)
-    assert not isinstance(answer, (Accumulated, Inbox))
+    assert not isinstance(answer, Accumulated | Inbox | Meanwhile)
     return answer
 
 

@@ -94,6 +94,8 @@ class RingAlgorithm(Algorithm):
     delivery: ClassVar[Delivery] = Delivery.EVERY_MESSAGE
     sends_after_close: ClassVar[bool] = True
     default_weighting: ClassVar[str] = "samples"
+    sums_gradients: ClassVar[bool] = True
+    sends_shards: ClassVar[bool] = True
     why_not_varying: ClassVar[str] = "it passes shards along the ring of all peers"
     why_no_random_graphs: ClassVar[str] = "it passes shards along the ring of all peers"
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8")

@@ -40,7 +40,8 @@ class Timing(NamedTuple):
 class RoundReport(NamedTuple):
     """One finished round of one peer. closed_by: the first peer known here to have closed it. waited_for: whose words ended a wait
     after the own quota, nobody's if there was none. loss_sum over num_samples; staleness in updates, one entry a chunk; lost: neighbour
-    -> why; neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was."""
+    -> why; neighbor_distance: sqrt(mean ||x_j - x_i||^2) over neighbours heard, None if none was. dropped: samples that were computed
+    for the round and are in no update."""
 
     peer: int
     round: int
@@ -57,6 +58,7 @@ class RoundReport(NamedTuple):
     neighbor_distance: float | None
     active_matchings: tuple[int, ...]
     timing: Timing
+    dropped: int = 0
 
     @classmethod
     def of(cls, plan: RoundPlan, update: Update, talk: Talk, timing: Timing) -> RoundReport:
@@ -77,6 +79,7 @@ class RoundReport(NamedTuple):
             update.neighbor_distance,
             plan.active_matchings,
             timing,
+            update.dropped,
         )
 
 

@@ -84,12 +84,15 @@ class Talk:
         """Chunks of the current round start now."""
         self.opened_at, self.is_open, self._announced, self._closed_it_first = now, True, False, False
 
-    def decide(self, own_done: bool, now: float) -> tuple[CloseReason | None, float]:
+    def decide(self, own_done: bool | None, now: float) -> tuple[CloseReason | None, float]:
         """(why the open round ends now, or None; the time at which to ask again even if nothing happens). Says CLOSED when this
-        peer is the one to say it. Ask again whenever a method below returns True, and when the own quota is done."""
+        peer is the one to say it. Ask again whenever a method below returns True, and when the own quota is done. own_done: None of a
+        peer that computes nothing, whose quota is done when everybody else has closed the round."""
+        if own_done is None:
+            own_done = not self.waits()
         self.own_done = own_done
         has_waited = self._announced
-        if own_done and not has_waited:
+        if own_done and not has_waited and self._closing.tells == "quota":
             self._say_closed(now)
         reason = self._closing.decide(self, now)
         came_last: tuple[int, ...] = (self._last_news,)
@@ -99,10 +102,10 @@ class Talk:
                 wake_at = self._closing.wake_at(self)
                 return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
             reason = CloseReason.TIMEOUT
-            came_last = tuple(sorted(self._silent()))
+            came_last = tuple(sorted(self._silent())) if self._closing.tells != "nothing" else ()
             for silent in came_last:
                 self.directory.missed(silent, self.round)
-        if not self._announced and reason is not CloseReason.WORD:
+        if not self._announced and reason is not CloseReason.WORD and self._closing.tells != "nothing":
             self._say_closed(now)
         self.is_open = False
         first = self.flood.closed.first(self.round)

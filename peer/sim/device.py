@@ -317,9 +317,9 @@ class Device:
         self._gradients.forget()
         self._accumulator.abandon()
 
-    def revoke(self, num_samples: int) -> None:
+    def revoke(self, num_samples: int, fate: str = "abandoned") -> None:
         """What the last `close` handed out was not applied after all."""
-        self._accumulator.revoke(num_samples)
+        self._accumulator.revoke(num_samples, fate)
 
     @property
     def samples(self) -> Samples:

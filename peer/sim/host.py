@@ -9,62 +9,39 @@ from torch import Tensor
 
 from peer.accounts.ledger import Ledger
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update
-from peer.gossip.closing import ClosingPolicy, Deadline
-from peer.gossip.delivery import DeadlineBounds, Delivery, NeighborDeadlines
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox, delivered
+from peer.gossip.closing import ClosingPolicy
+from peer.gossip.delivery import DeadlineBounds, NeighborDeadlines
+from peer.gossip.effects import (
+    Accumulate,
+    Accumulated,
+    Answer,
+    Effect,
+    Either,
+    Exchange,
+    Gather,
+    Inbox,
+    Meanwhile,
+    Reply,
+    delivered,
+)
 from peer.gossip.round import RoundReport, Timing, advance
-from peer.gossip.talk import Talk
 from peer.gossip.words import Word
+from peer.sim.accumulating import Accumulating
 from peer.sim.device import Device
 from peer.sim.exchanges import HAVE, VOTE, Key, UnderWay
+from peer.sim.gathering import Gathering
 from peer.sim.world import World
 from peer.training.accumulator import InFlight
 from topology import RoundPlan
 
 
-class SimPeer:
+class SimPeer(Accumulating):
     """See the head of this file."""
 
     __slots__ = (
-        "_accumulating",
-        "_agenda",
-        "_at",
-        "_began",
-        "_both",
-        "_bounds",
-        "_closed_at",
-        "_computing",
-        "_deadlines",
-        "_done",
-        "_early",
-        "_exchanging",
-        "_gives_up_at",
-        "_in_flight",
-        "_linked_to",
-        "_links",
-        "_opened_at",
-        "_patient",
-        "_peers",
-        "_plan",
-        "_plans",
-        "_quota_seen",
-        "_round_timeout",
-        "_score",
-        "_timed",
-        "_unwanted",
-        "_wake_at",
-        "_world",
-        "algorithm",
-        "bytes_received",
-        "bytes_sent",
-        "device",
-        "ended_at",
-        "gone",
-        "ledger",
-        "peer",
-        "round",
-        "talk",
-        "under_way",
+        *("_began", "_both", "_bounds", "_deadlines", "_early", "_exchanging", "_gathering", "_gathers_too"),
+        *("_gives_up_at", "_in_either", "_linked_to", "_links", "_peers", "_plan", "_plans", "_score"),
+        *("_to_gather", "_unwanted", "bytes_received", "bytes_sent", "ended_at", "ledger", "under_way"),
     )
 
     def __init__(
@@ -79,48 +56,28 @@ class SimPeer:
         round_timeout: float,
         bounds: DeadlineBounds,
     ) -> None:
-        self.peer = peer
-        self.round = 0
+        super().__init__(peer, world, algorithm, device, closing, in_flight, round_timeout)
         self.ended_at = 0.0
-        self.gone = False  # finished, stopped or dead: nothing happens to it any more
-        self.device = device
-        self.algorithm = algorithm
         self.ledger = Ledger(device.quota_chunks)
-        self.bytes_sent = 0
-        self.bytes_received = 0
-        self._world = world
-        self._agenda = world.agenda
-        self._at = world.agenda.at
+        self.bytes_sent = self.bytes_received = 0
         self._links = world.links
         self._peers = world.peers
         self._plans = world.schedule.plan
         self._linked_to = world.links_of(peer)
-        self._in_flight = in_flight
-        self._round_timeout = round_timeout
         self._bounds = bounds
         self._deadlines = NeighborDeadlines(bounds)
-        self._timed = isinstance(closing, Deadline)
-        self._patient = algorithm.delivery is Delivery.EVERY_MESSAGE
-        self.talk = Talk(
-            peer,
-            world.schedule,
-            closing,
-            self._tell,
-            payload_means_closed=algorithm.sends_after_close,
-            round_timeout=round_timeout,
-        )
         self.under_way: UnderWay | None = None
+        self._gathering = Gathering(self, world.agenda, self._linked_to)
         self._early: dict[Key, dict[int, Tensor]] = {}
         # payloads of this round from peers that were suspects when it was opened
         self._unwanted: list[tuple[int, Key]] = []
         self._score: Score
         self._plan: RoundPlan
-        self._done: Accumulated | None = None
         self._both = False
-        self._wake_at = self._gives_up_at = math.inf
-        self._quota_seen = False
-        self._began = self._opened_at = self._closed_at = 0.0
-        self._computing = self._accumulating = self._exchanging = 0.0
+        self._in_either = self._gathers_too = False  # an `Either` is under way; the score waits for it now
+        self._to_gather: Gather | None = None  # once the round is closed
+        self._gives_up_at = math.inf
+        self._began = self._exchanging = 0.0
 
     # rounds
 
@@ -130,6 +87,8 @@ class SimPeer:
             return
         self._plan = plan = self._plans(self.round, self.peer)
         self.talk.round = self.round
+        if self.algorithm.has_rounds:
+            self._gathering.advance(self.round)
         self._score = self.algorithm.round(plan)
         self._began = self._agenda.now
         self._computing = self._accumulating = self._exchanging = 0.0
@@ -152,18 +111,40 @@ class SimPeer:
         self._both = False
         if isinstance(effect, Accumulate):
             self.under_way = None
-            self._accumulate()
+            self._accumulate(effect)
         elif isinstance(effect, Exchange):
             self._closed_at = self._agenda.now
             self._open(effect)
             self._settle(at_once=False)
+        elif isinstance(effect, Gather):
+            self._gathering.open(self.round, effect)
+            self._gathering.wait(effect)
+        elif isinstance(effect, Reply):
+            self._gathering.reply(effect)
+        elif isinstance(effect, Either):
+            self._wait_for_either(effect)
         else:
-            self._both = True
-            self._done = None
-            self._open(effect.exchange)
-            self._accumulate()
+            self._both, self._done = True, None
+            if isinstance(effect.exchange, Gather):
+                self._gathering.open(self.round, effect.exchange)
+            else:
+                self._open(effect.exchange)
+            self._to_gather = effect.exchange if isinstance(effect.exchange, Gather) else None
+            self._accumulate(effect.accumulate)
+
+    def _wait_for_either(self, effect: Either) -> None:
+        self._to_gather, self._gathers_too = effect.gather, True
+        self._gathering.open(self.round, effect.gather)
+        self._gathering.wait(effect.gather)
+        if self.talk.is_open:
+            self._decide()
+        else:
+            self._in_either = True
+            self._accumulate(Accumulate())
 
     def _end(self, update: Update) -> None:
+        if update.dropped:
+            self.device.revoke(update.dropped, "dropped")
         now, began, plan = self._agenda.now, self._began, self._plan
         timing = Timing(began, now - began, self._computing, self._accumulating, self._exchanging, 0.0)
         report = RoundReport.of(plan, update, self.talk, timing)
@@ -171,7 +152,7 @@ class SimPeer:
         self.under_way = None
         self.round += 1
         while self._unwanted:
-            self._refuse(*self._unwanted.pop(), "stale")
+            self.refuse(*self._unwanted.pop(), "stale")
         if not self._world.round_ended(self, report):
             return
         if plan.neighbors:
@@ -191,58 +172,19 @@ class SimPeer:
         self.device.stop(self._agenda.now)
         self._early.clear()
 
-    # accumulate
+    def _is_away(self) -> bool:
+        return self._in_either and not self._gathers_too
 
-    def _accumulate(self) -> None:
-        now = self._opened_at = self._agenda.now
-        self.talk.open(now)
-        self._quota_seen = False
-        state = self.algorithm.state
-        quota_at = self.device.open(self.round, now, state.params, state.samples_clock)
-        self._at(quota_at if quota_at > now else now, self._quota, self.round)
-        if self.talk.ahead >= 0 or self._timed or self._wake_at > now + self._round_timeout:
-            self._decide()  # else nothing has happened yet that could end the round, and the next wake-up is set
-
-    def _quota(self, round: int) -> None:
-        if round == self.round and self.talk.is_open and not self.gone:
-            self.device.quota_reached()
-            self._quota_seen = True
-            self._decide()
-
-    def _wake(self, when: float) -> None:
-        if when != self._wake_at or self.gone:
-            return
-        self._wake_at = math.inf
-        if self.talk.is_open:
-            self._decide()
-
-    def _decide(self) -> None:
-        now = self._agenda.now
-        reason, again = self.talk.decide(self._quota_seen, now)
-        if reason is None:
-            if again < self._wake_at:
-                self._wake_at = again
-                self._at(again, self._wake, again)
-            return
-        if self._in_flight is InFlight.DRAIN:
-            self._at(self.device.hold(now), self._close, self.round, str(reason))
-        else:
-            self._close(self.round, str(reason))
-
-    def _close(self, round: int, reason: str) -> None:
-        if self.gone:
-            return
-        now = self._closed_at = self._agenda.now
-        self._accumulating += now - self._opened_at
-        self._computing += min(self.device.quota_at, now) - self._opened_at
-        done = self.device.close(round, now, reason, self.algorithm.state.params, self._in_flight)
-        self._done = done
-        if self.device.nonfinite_in_a_row and self._world.diverged(self):
-            return
-        if self._both:
-            self._settle()
-        else:
+    def _closed(self, done: Accumulated) -> None:
+        if self._in_either:
+            self._in_either = self._gathers_too = False
+            self._go_on(Meanwhile(done, self._gathering.stop_waiting()))
+        elif not self._both:
             self._go_on(done)
+        elif self._to_gather is not None:
+            self._gathering.wait(self._to_gather)
+        else:
+            self._settle()
 
     # exchange
 
@@ -260,26 +202,31 @@ class SimPeer:
                     self._unwanted.append((j, key))
 
     def _send(self, effect: Exchange, key: Key, lost: Mapping[int, str]) -> None:
-        here, now, atomic = self.peer, self._agenda.now, effect.atomic
         for j, vector in effect.send.items():
             if j in lost:
                 continue
-            num_bytes = self._world.vector_bytes(vector, atomic)
-            self.bytes_sent += num_bytes
-            arrives = self._links.vector(here, j, num_bytes, now)
             # An atomic edge's vector can't change before the edge is decided; others may be overwritten as soon as they are sent.
-            self._at(arrives, self._peers[j].arrived, here, key, vector if atomic else vector.clone(), num_bytes)
+            self.push(j, key, vector if effect.atomic else vector.clone())
+
+    def push(self, to: int, key: Key, vector: Tensor) -> None:
+        num_bytes = self._world.vector_bytes(vector)
+        self.bytes_sent += num_bytes
+        arrives = self._links.vector(self.peer, to, num_bytes, self._agenda.now)
+        self._at(arrives, self._peers[to].arrived, self.peer, key, vector, num_bytes)
 
     def arrived(self, sender: int, key: Key, vector: Tensor, num_bytes: int) -> None:
         """A payload is here."""
         if sender not in self._linked_to:
             return
         if self.gone:
-            self._refuse(sender, key, "left")
+            self.refuse(sender, key, "left")
             return
         self.bytes_received += num_bytes
         if self.talk.payload(sender, key[0], self._agenda.now) is not None and self.talk.is_open:
             self._decide()
+        if self.algorithm.answers_to(sender):
+            self._gathering.request(sender, key, vector)
+            return
         under_way = self.under_way
         if under_way is not None and under_way.key == key:
             if sender in under_way.waiting:
@@ -291,9 +238,9 @@ class SimPeer:
         elif key >= (self.round, 0) and (under_way is None or under_way.key < key):
             self._early.setdefault(key, {})[sender] = vector
         else:
-            self._refuse(sender, key, "stale")
+            self.refuse(sender, key, "stale")
 
-    def _refuse(self, sender: int, key: Key, why: str) -> None:
+    def refuse(self, sender: int, key: Key, why: str) -> None:
         """This end is past that exchange; the sender hears of it."""
         tells = self._agenda.now + self._links.latency(self.peer, sender)
         self._at(tells, self._peers[sender].lost_edge, self.peer, key, why)
@@ -306,6 +253,14 @@ class SimPeer:
             under_way.vectors[sender] = vector
             under_way.arrives(sender, HAVE, now)
             return
+        if self._peers[sender].algorithm.answers_to(
+            self.peer
+        ):  # it has this peer's vector, and its vote came with the answer
+            under_way.vectors[sender] = vector
+            under_way.arrives(sender, HAVE | VOTE, now)
+            voted = now + self._links.latency(self.peer, sender)
+            self._at(voted, self._peers[sender].committed, self.peer, under_way.key)
+            return
         theirs = self._peers[sender].under_way
         if theirs is None or theirs.key != under_way.key or self.peer not in theirs.waiting:
             under_way.lose(sender, "stale" if theirs is None or theirs.key > under_way.key else "declined", now)
@@ -316,8 +271,15 @@ class SimPeer:
         if theirs.arrives(self.peer, VOTE, voted) and not theirs.waiting:
             self._peers[sender]._settle()
 
+    def committed(self, other: int, key: Key) -> None:
+        """The other end has the answer."""
+        if not self.gone:
+            self._gathering.committed(other, key)
+
     def lost_edge(self, other: int, key: Key, why: str) -> None:
         """The other end gave an edge up, or its link is down."""
+        if self.algorithm.answers_to(other):
+            self._gathering.lose(other, why)
         under_way = self.under_way
         if self.gone or under_way is None or under_way.key != key or other not in under_way.waiting:
             return
@@ -340,13 +302,13 @@ class SimPeer:
                 self._finish(under_way)
             return
         typical = self.ledger.typical_round_seconds
-        gives_up = min(self._closed_at + self._patience(j, typical) for j in under_way.waiting)
+        gives_up = min(self._closed_at + self.patience(j, typical) for j in under_way.waiting)
         if gives_up < self._gives_up_at:
             self._gives_up_at = gives_up
             self._at(gives_up, self._give_up, gives_up)
 
-    def _patience(self, peer: int, typical: float) -> float:
-        if self._patient:
+    def patience(self, peer: int, typical: float) -> float:
+        if self.algorithm.is_patient_with(peer):
             return max(self._bounds.most, self._round_timeout)
         return self._deadlines.seconds(peer, typical)
 
@@ -359,7 +321,7 @@ class SimPeer:
         if under_way is None or not under_way.waiting or self.talk.is_open or (self._both and self._done is None):
             return
         now, typical = self._agenda.now, self.ledger.typical_round_seconds
-        for j in [j for j in under_way.waiting if now >= self._closed_at + self._patience(j, typical)]:
+        for j in [j for j in under_way.waiting if now >= self._closed_at + self.patience(j, typical)]:
             under_way.lose(j, "deadline", now)
             self.talk.missed(j)
             tells = now + self._links.latency(self.peer, j)
@@ -369,21 +331,34 @@ class SimPeer:
     def _finish(self, under_way: UnderWay) -> None:
         if self.gone or under_way is not self.under_way:
             return
-        now = self._agenda.now
-        if not self._patient:
-            for j in under_way.vectors:
-                waited = under_way.ends[j] - self._closed_at
-                self._deadlines.observe(j, waited if waited > 0.0 else 0.0)
-        self._exchanging += now - self._closed_at
+        for j in under_way.vectors:
+            if not self.algorithm.is_patient_with(j):
+                self.observe(j, under_way.ends[j] - self._closed_at)
         inbox = Inbox(under_way.vectors, under_way.lost)
         if under_way.effect.take or under_way.effect.into:
             inbox = delivered(under_way.effect, inbox.vectors, inbox.lost)
-        if not self._both:
-            self._go_on(inbox)
+        self.gathered(inbox, self._closed_at)
+
+    def observe(self, peer: int, waited: float) -> None:
+        self._deadlines.observe(peer, waited if waited > 0.0 else 0.0)
+
+    # what a gathering asks
+
+    def may_go_on(self) -> bool:
+        """Whether nothing but a gathering is waited for."""
+        if self._in_either:
+            return not self.gone
+        return not (self.gone or self.talk.is_open or (self._both and self._done is None))
+
+    def gathered(self, inbox: Inbox, since: float) -> None:
+        """What a gathering waited for since then is there."""
+        if self._gathers_too:
+            self._gathers_too = False
+            self._go_on(Meanwhile(None, inbox))
             return
+        self._exchanging += self._agenda.now - since
         done, self._done = self._done, None
-        assert done is not None
-        self._go_on((done, inbox))
+        self._go_on((done, inbox) if self._both and done is not None else inbox)
 
     # words and links
 
@@ -398,6 +373,8 @@ class SimPeer:
         if self.gone or sender not in self._linked_to:
             return
         stirs, _ = self.talk.hear(sender, word, self._agenda.now)
+        if stirs and self.algorithm.answers_to(word.origin):
+            self._gathering.leave_out_who_left()
         if stirs and self.talk.is_open:
             self._decide()
 
@@ -410,7 +387,9 @@ class SimPeer:
         if self.gone:
             return
         self.talk.link_down(other)
-        if self.under_way is not None:
+        if self.algorithm.answers_to(other):
+            self._gathering.lose(other, "link_down")
+        elif self.under_way is not None:
             self.lost_edge(other, self.under_way.key, "link_down")
         if self.talk.is_open:
             self._decide()

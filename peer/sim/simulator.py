@@ -13,9 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from peer.accounts.observation import Observation, consensus_distance, mean_model
+from peer.accounts.observation import Observation, consensus_distance, model_of
 from peer.accounts.summary import PeerSummary
 from peer.assembly import (
+    head_of,
     make_accumulator,
     make_algorithm,
     make_model,
@@ -23,6 +24,7 @@ from peer.assembly import (
     make_policy,
     make_scenario,
     make_schedule,
+    make_shares,
     make_stragglers,
     make_wire,
     nominal_chunk_seconds,
@@ -37,6 +39,7 @@ from peer.gossip.mixing import payload_bytes
 from peer.gossip.round import RoundReport
 from peer.scenario import Network
 from peer.sim import assistant
+from peer.sim.accumulating import Accumulating
 from peer.sim.assistant import Assistant
 from peer.sim.device import Device, Gradients, NoGradients, RealGradients
 from peer.sim.events import Agenda
@@ -44,7 +47,7 @@ from peer.sim.host import SimPeer
 from peer.sim.network import Links
 from peer.training.accumulator import InFlight, Samples
 from peer.training.chunk import ChunkComputer
-from peer.training.data import SampleStream, partition_dataset
+from peer.training.data import SampleStream
 from peer.training.evaluate import Evaluator
 from peer.training.task import load_task
 
@@ -115,7 +118,7 @@ class Simulation:
                 self,
                 algorithm,
                 device,
-                make_policy(config),
+                make_policy(config, i),
                 in_flight=InFlight(config.in_flight),
                 round_timeout=config.round_timeout,
                 bounds=PRESETS[config.preset],
@@ -149,7 +152,7 @@ class Simulation:
         model = make_model(config, task)
         data = task.train_data()
         computer = ChunkComputer(task, make_model(config, task), data)
-        shares = partition_dataset(task, data, config.peers, config.partition, config.alpha, config.seed)
+        shares = make_shares(config, task, data)
         self._params = model.vector.repeat(config.peers, 1)
         self._sized = True
         self.evaluator = Evaluator(task, config.seed)
@@ -169,11 +172,12 @@ class Simulation:
     def links_of(self, peer: int) -> set[int]:
         return self._linked[peer]
 
-    def vector_bytes(self, vector: Tensor, atomic: bool) -> int:
+    def vector_bytes(self, vector: Tensor) -> int:
         """Of the payload. Those of the task `timing` are empty: one counts as all parameters, a shard of a ring as its share."""
         if self._sized:
             return vector.numel() * vector.element_size()
-        return self._full_bytes if atomic else self._full_bytes // self.config.peers
+        shards = ALGORITHMS[self.config.algorithm].sends_shards
+        return self._full_bytes // self.config.peers if shards else self._full_bytes
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
         if peer.round > self.rounds:
@@ -190,12 +194,12 @@ class Simulation:
     def broken(self, peer: SimPeer, error: RoundBroken) -> None:
         """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
         if not peer.talk.directory.has_left(error.peer):
-            told = f"{error}; {self.config.algorithm} needs every peer: restart the run, or use dpsgd or matcha"
+            told = f"{error}; {self.config.algorithm} needs {error.needs}: restart the run, or use dpsgd or matcha"
             self.failure = Fatal(ExitCode.LOST, told)
-        self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs every peer")
+        self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
         self.agenda.stopped = True
 
-    def diverged(self, peer: SimPeer) -> bool:
+    def diverged(self, peer: Accumulating) -> bool:
         in_a_row = peer.device.nonfinite_in_a_row
         if in_a_row < self.config.nonfinite_limit:
             return False
@@ -256,7 +260,7 @@ class Simulation:
     def _look(self) -> Observation:
         assert self.evaluator is not None
         models = self.models()
-        mean = mean_model(models)
+        mean = model_of(models, self._alive(), head_of(self.config))
         seen = Observation(
             self.agenda.now,
             self._mean_round(),
@@ -273,8 +277,11 @@ class Simulation:
 
     def models(self) -> Tensor:
         """[n, d] of the peers that have not died."""
-        alive = [peer.peer for peer in self.peers if peer.peer not in self.dead]
+        alive = self._alive()
         return self._params[alive] if len(alive) < len(self.peers) else self._params
+
+    def _alive(self) -> list[int]:
+        return [peer.peer for peer in self.peers if peer.peer not in self.dead]
 
     def samples(self) -> int:
         """In updates so far, over all peers."""
@@ -365,6 +372,8 @@ class _Trained:
 
     @property
     def seconds(self) -> tuple[float, float]:
+        if not self.samples.started:  # as a trainer that no round was ever opened for
+            return 0.0, 0.0
         computing = self.host.device.seconds_computing
         return computing, max(self.host.ended_at - computing, 0.0)
 

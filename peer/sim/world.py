@@ -14,6 +14,7 @@ from peer.sim.network import Links
 from topology import Schedule
 
 if TYPE_CHECKING:
+    from peer.sim.accumulating import Accumulating
     from peer.sim.host import SimPeer
 
 
@@ -31,12 +32,12 @@ class World(Protocol):
     def links_of(self, peer: int) -> set[int]:
         """Peers to which its links are up; always the same set, kept up to date."""
 
-    def vector_bytes(self, vector: Tensor, atomic: bool) -> int: ...
+    def vector_bytes(self, vector: Tensor) -> int: ...
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
         """Whether the peer goes on."""
 
     def broken(self, peer: SimPeer, error: RoundBroken) -> None: ...
 
-    def diverged(self, peer: SimPeer) -> bool:
+    def diverged(self, peer: Accumulating) -> bool:
         """Asked after NaN or infinite gradients: whether that ends the run."""

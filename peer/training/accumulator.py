@@ -13,7 +13,7 @@ With `LocalSteps`, every m chunks that counted are one step of the peer's own co
 the end of a round is of the next round's first batch, so that step waits for the opening), and a round hands out the displacement of y.
 
 Every sample has one fate, at any moment:
-started = applied + redone + nonfinite + abandoned + pending (finished, waiting for the close) + in flight.
+started = applied + redone + nonfinite + dropped + abandoned + pending (finished, waiting for the close) + in flight.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples by fate since the beginning. applied: handed out by `close`, for the algorithm to apply."""
+    """Samples by fate since the beginning. applied: handed out by `close`, for the algorithm to apply. dropped: handed out, but the
+    algorithm's step went on without them."""
 
     started: int = 0
     applied: int = 0
     redone: int = 0
     nonfinite: int = 0
+    dropped: int = 0
     abandoned: int = 0
 
 
@@ -269,10 +271,10 @@ class Accumulator:
         grad_sum, displacement = (self._back, None) if local is None else (self._nothing, self._back)
         return Accumulated(grad_sum, done.num_samples, num_chunks, done.loss_sum, staleness, reason, displacement)
 
-    def revoke(self, num_samples: int) -> None:
-        """So many samples that `close` handed out were never applied: they count as abandoned."""
+    def revoke(self, num_samples: int, fate: str = "abandoned") -> None:
+        """So many samples that `close` handed out were never applied: they count as abandoned, or dropped."""
         self._samples["applied"] -= num_samples
-        self._samples["abandoned"] += num_samples
+        self._samples[fate] += num_samples
 
     def abandon_in_flight(self) -> None:
         """Give up the chunk in flight for good: nobody recomputes it."""

@@ -246,10 +246,10 @@ class Trainer:
         """Whether the open round has its quota."""
         return self._seen.quota_done
 
-    def revoke(self, num_samples: int) -> None:
-        """What the last `close` handed out was not applied after all: the exchange it was for is broken."""
+    def revoke(self, num_samples: int, fate: str = "abandoned") -> None:
+        """What the last `close` handed out was not applied after all: the exchange it was for is broken, or the step did without it."""
         with self._held():
-            self._accumulator.revoke(num_samples)
+            self._accumulator.revoke(num_samples, fate)
 
     @property
     def samples(self) -> Samples:

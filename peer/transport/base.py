@@ -65,6 +65,10 @@ class ExchangeHandle(Protocol):
     def outcome(self) -> asyncio.Future[Outcome]:
         """Resolved exactly once; never raises, never cancelled by the transport."""
 
+    def reply(self, send: Tensor) -> None:
+        """The vector [k] of this end, where `exchange` was told that it comes later; it stays unchanged until the outcome is there. Nothing
+        happens if the exchange is over. Once at most."""
+
     def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
         """Drop this edge. The other end is told. If the vote of this end is already out (atomic), the answer is
         awaited for at most the commit grace, so that both ends decide alike; `outcome` is resolved by then in any
@@ -162,9 +166,12 @@ class Transport(ABC):
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        replies: bool = False,
     ) -> ExchangeHandle:
         """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 or uint8,
         contiguous on the CPU. The other end's payload must have the dtype and the size of `receive`, else it is CORRUPT.
+        replies: this end's vector is made from the other's, so it comes later, by `ExchangeHandle.reply`; `send` is None. Exchanges that
+        are opened on the link before that may overtake it.
 
         Without `atomic` the outcome is good when `send` was handed to the network and `receive` is whole. With
         `atomic` each end votes when it has the other's vector, and commits when it has the other's vote as well.

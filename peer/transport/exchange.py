@@ -42,6 +42,8 @@ class Ends(Protocol):
 
     def send_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> None: ...
 
+    def push(self, exchange: Exchange) -> None: ...
+
     def ended(self, exchange: Exchange) -> None: ...
 
 
@@ -59,6 +61,7 @@ class Exchange:
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        replies: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.key = key
@@ -72,6 +75,7 @@ class Exchange:
         )
         self._atomic = atomic
         self._arrived = arrived
+        self._owes = replies
         self._opened_at = time.monotonic()  # uvloop's own clock counts in milliseconds
         self._voted = False
         self._other_voted = False
@@ -119,6 +123,13 @@ class Exchange:
         if not self.whole:
             self.lose(LossReason.CORRUPT, tell=wire.ABORT_REASON_CORRUPT)
 
+    def reply(self, send: Tensor) -> None:
+        if not self.live or not self._owes:
+            return
+        self._owes = False
+        self.payload, self.dtype = byte_view(send), DTYPES[send.dtype]
+        self._link.push(self)
+
     def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
         self.withdraw(reason, wire.ABORT_REASON_DECLINED)
 
@@ -144,7 +155,7 @@ class Exchange:
         if not self.live or not self.whole:
             return
         if not self._atomic:
-            if self.payload is None:
+            if self.payload is None and not self._owes:
                 self._end(None)
             return
         if not self._voted:

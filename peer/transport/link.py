@@ -28,10 +28,8 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-from torch import Tensor
-
 from peer.gossip.digest import Digest
-from peer.transport.base import Arrived, ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
+from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
 from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
 from peer.transport.digests import from_wire, to_wire
 from peer.transport.exchange import Exchange, loss_of_abort
@@ -89,13 +87,11 @@ class Link:
     def grace_seconds(self) -> float:
         return self.session.grace_seconds
 
-    def exchange(
-        self, key: ExchangeKey, send: Tensor | None, receive: Tensor | None, *, atomic: bool, arrived: Arrived | None
-    ) -> Exchange:
-        """Open an exchange. Raises ValueError if it is not after every exchange opened on this link before."""
+    def open(self, exchange: Exchange) -> Exchange:
+        """Begin it. Raises ValueError if it is not after every exchange opened on this link before."""
+        key = exchange.key
         if self._opened is not None and key <= self._opened:
             raise ValueError(f"exchange {key} with peer {self.peer} opened after {self._opened}")
-        exchange = Exchange(self, self.peer, key, send, receive, atomic=atomic, arrived=arrived)
         if self.down.done():
             exchange.lose(LossReason.LINK_DOWN)
             return exchange
@@ -116,8 +112,7 @@ class Link:
             return
         self._open[key] = exchange
         if exchange.payload is not None:
-            self._outbox.append(exchange)
-            _release(self._bulk_idle)
+            self.push(exchange)
         exchange.begin(voted=voted)
 
     def advance(self, mark: ExchangeKey) -> None:
@@ -202,6 +197,11 @@ class Link:
         return self.down.result()
 
     # -- what an exchange asks
+
+    def push(self, exchange: Exchange) -> None:
+        """Its vector is there to be written."""
+        self._outbox.append(exchange)
+        _release(self._bulk_idle)
 
     def send_vote(self, key: ExchangeKey) -> None:
         self._queue(wire.ControlMessage(vote=wire.Vote(round=key.round, phase=key.phase)))

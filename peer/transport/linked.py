@@ -26,7 +26,7 @@ from peer.transport.base import (
 )
 from peer.transport.channel import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
 from peer.transport.emulated import SlowLane, SlowNetwork
-from peer.transport.exchange import byte_view
+from peer.transport.exchange import Exchange, byte_view
 from peer.transport.handshake import (
     DataPlane,
     Greeting,
@@ -55,6 +55,9 @@ class Lost:
     """The handle of an exchange that never began."""
 
     outcome: asyncio.Future[Outcome]
+
+    def reply(self, send: Tensor) -> None:
+        """Nobody waits for it."""
 
     def give_up(self, reason: LossReason = LossReason.DEADLINE) -> None:
         """Nothing is under way."""
@@ -130,10 +133,12 @@ class LinkedTransport(Transport):
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        replies: bool = False,
     ) -> ExchangeHandle:
         link = self._links.get(peer)
         if link is not None:
-            return link.exchange(key, send, receive, atomic=atomic, arrived=arrived)
+            made = Exchange(link, peer, key, send, receive, atomic=atomic, arrived=arrived, replies=replies)
+            return link.open(made)
         for tensor in (send, receive):
             if tensor is not None:
                 byte_view(tensor)  # the same ValueError, linked or not

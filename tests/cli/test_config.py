@@ -122,11 +122,12 @@ def test_what_peers_must_agree_on() -> None:
 
 
 FROZEN = """
-addresses algorithm alpha base_k batch_size budget chunk_seconds chunks closing consensus_step data_plane data_port
-deadline_mads degree device eval_every in_flight listen local_steps log_format log_level lr max_rounds max_seconds
-metrics_eval_every metrics_port mixing nonfinite_limit optimizer outer_lr outer_momentum partition peer peers preset
-probability quorum radius random_graph_every reflection report round_deadline round_timeout run scenario seed
-start_timeout straggler target_loss task topology tracing trainer weighting wire_dtype
+addresses algorithm alpha backup_workers base_k batch_size budget chunk_seconds chunks closing consensus_step
+data_plane data_port deadline_mads degree device eval_every head head_computes in_flight listen local_steps log_format
+log_level lr max_rounds max_seconds metrics_eval_every metrics_port mixing nonfinite_limit optimizer outer_lr
+outer_momentum partition peer peers preset probability quorum radius random_graph_every reflection report
+round_deadline round_timeout run scenario seed simulate_staleness staleness_aware_lr start_timeout straggler
+target_loss task topology tracing trainer weighting wire_dtype
 """
 
 

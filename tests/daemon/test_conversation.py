@@ -33,7 +33,7 @@ async def test_a_peer_that_hangs_up_has_lost_nobody(leaves: bool, caplog: pytest
     said = Conversation(
         0,
         make_schedule(chosen),
-        make_policy(chosen),
+        make_policy(chosen, 0),
         links,
         nothing,
         Watch(0, chosen, make_schedule(chosen), lambda: Digest(0)),

@@ -138,6 +138,7 @@ def test_one_step_a_round_has_no_copy_of_its_own() -> None:
     assert make_accumulator(settings, model.vector, make).local_params is None
 
 
+WITH_ROUNDS = [name for name, kind in ALGORITHMS.items() if kind.has_rounds]
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "adam and non-iid data": {

@@ -7,15 +7,15 @@ rely on: payloads stay unchanged while an exchange is under way, and both ends o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Outer, PeerState, Score, Update
+from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Central, Outer, PeerState, Score, Update
 from peer.gossip.compression import wire_format
 from peer.gossip.delivery import Delivery
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Either, Exchange, Gather, Inbox, Reply
 from peer.gossip.replicas import default_step
 from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
@@ -69,6 +69,7 @@ class Conductor:
         displaced: bool = False,
         wire: str | None = None,
         consensus_step: float | None = None,
+        central: Central | None = None,
         losses: Losses = nobody_is_best_for_ever,
         outer: Outer = NO_OUTER_STEP,
         num_params: int | None = None,
@@ -86,6 +87,8 @@ class Conductor:
                     weighting=weighting,
                     wire=wire_format(name),
                     consensus_step=default_step(name.fraction) if consensus_step is None else consensus_step,
+                    local_steps=2 if displaced else 1,
+                    central=central or Central(),
                     outer=outer,
                     num_params=num_params,
                 )
@@ -107,39 +110,45 @@ class Conductor:
     def play(self, round: int, gradients: Gradients) -> list[Update]:
         """One round of everybody. Raises RoundBroken."""
         scores = [peer.round(self.schedule.plan(round, i)) for i, peer in enumerate(self.peers)]
-        steps: list[Effect | Update] = [advance(score, None) for score in scores]
-        while not all(isinstance(step, Update) for step in steps):
-            steps = self._answer(round, scores, steps, gradients)
-        return [step for step in steps if isinstance(step, Update)]
+        stage = _Stage(round, scores)
+        for i in self._order(range(len(scores))):
+            stage.advance(i, None)
+        while not all(isinstance(step, Update) for step in stage.steps):
+            answers = {i: self._answer(stage, i, gradients) for i in self._order(range(len(scores)))}
+            ready = [(i, answer) for i, answer in answers.items() if answer is not None]
+            assert ready, f"nobody can go on: {stage.steps}"
+            for i, _ in ready:
+                stage.check_unchanged(i)
+            for i, answer in ready:
+                stage.advance(i, answer)
+        return [step for step in stage.steps if isinstance(step, Update)]
 
-    def _answer(
-        self, round: int, scores: Sequence[Score], steps: list[Effect | Update], gradients: Gradients
-    ) -> list[Effect | Update]:
-        exchanges = {i: exchange for i, step in enumerate(steps) if (exchange := _exchange(step)) is not None}
-        before = {(i, j): sent.clone() for i, e in exchanges.items() for j, sent in e.send.items()}
-        answers: dict[int, Answer] = {}
-        for i, step in enumerate(steps):
-            if isinstance(step, Update):
-                continue
-            inbox = self._inbox(round, i, exchanges) if i in exchanges else None
-            if isinstance(step, Exchange):
-                assert inbox is not None
-                answers[i] = inbox
-                continue
-            done = self._done(round, i, *gradients(round, i, self.peers[i].state.params))
-            answers[i] = done if isinstance(step, Accumulate) else (done, inbox or Inbox({}))
-        for (i, j), sent in before.items():
-            assert torch.equal(bits(exchanges[i].send[j]), bits(sent)), (
-                "a payload changed while its exchange was under way"
-            )
-        order = list(answers)
+    def _order(self, peers: Iterable[int]) -> list[int]:
+        order = list(peers)
         if self._shuffle:
             self._shuffle.shuffle(order)
-        for i in order:
-            steps[i] = advance(scores[i], answers[i])
-        return steps
+        return order
 
-    def _done(self, round: int, i: int, grad_sum: Tensor, samples: int) -> Accumulated:
+    def _answer(self, stage: _Stage, i: int, gradients: Gradients) -> Answer | None:
+        """None: something that it waits for is not there yet."""
+        step = stage.steps[i]
+        if isinstance(step, Update):
+            return None
+        if isinstance(step, Accumulate):
+            return self._done(stage.round, i, step, gradients)
+        if isinstance(step, Reply):
+            return Inbox({})
+        assert not isinstance(step, Either), "of methods without rounds, which are not played here"
+        exchange = step.exchange if isinstance(step, Both) else step
+        inbox = self._gathered(stage, i, exchange) if isinstance(exchange, Gather) else self._inbox(stage, i, exchange)
+        if inbox is None or not isinstance(step, Both):
+            return inbox
+        return self._done(stage.round, i, step.accumulate, gradients), inbox
+
+    def _done(self, round: int, i: int, effect: Accumulate, gradients: Gradients) -> Accumulated:
+        if not effect.computes:
+            return Accumulated(torch.zeros(0), 0, 0, 0.0, (), "quota")
+        grad_sum, samples = gradients(round, i, self.peers[i].state.params)
         loss = samples * self._losses(round, i, self.peers[i].state.params)
         if not self._displaced:
             return Accumulated(grad_sum.clone(), samples, samples, loss, (0,) * samples, "quota")
@@ -148,23 +157,36 @@ class Conductor:
         moved = grad_sum * (-self._lr / divisor)
         return Accumulated(torch.zeros(0), samples, samples, loss, (0,) * samples, "quota", moved)
 
-    def _inbox(self, round: int, i: int, exchanges: dict[int, Exchange]) -> Inbox:
-        senders = list(exchanges[i].receive)
-        if self._shuffle:
-            self._shuffle.shuffle(senders)
-        vectors, lost = {}, {}
+    def _is_lost(self, round: int, i: int, j: int) -> bool:
+        return self._lost(round, min(i, j), max(i, j)) or self._deaf(round, i, j)
+
+    def _why(self, i: int, j: int) -> str:
+        """Who waits longer hears of it from the other end."""
+        patient = self.peers[i].is_patient_with(j) and not self.peers[j].is_patient_with(i)
+        return "declined" if patient else "deadline"
+
+    def _inbox(self, stage: _Stage, i: int, exchange: Exchange) -> Inbox | None:
+        needs_both_ends = self.peers[i].delivery is Delivery.EDGE_ATOMIC
+        assert exchange.atomic is needs_both_ends, "what must count on both ends or on none is exchanged so"
+        lost = {j: self._why(i, j) for j in exchange.receive if self._is_lost(stage.round, i, j)}
+        senders = self._order(j for j in exchange.receive if j not in lost)
+        if not all((j, i, exchange.phase) in stage.mail for j in senders):
+            return None
+        vectors: dict[int, Tensor] = {}
         for j in senders:
-            assert i in exchanges[j].send, f"peer {i} expects something that peer {j} does not send"
-            assert exchanges[j].phase == exchanges[i].phase
-            needs_both_ends = self.peers[i].delivery is Delivery.EDGE_ATOMIC
-            assert exchanges[i].atomic is needs_both_ends, "what must count on both ends or on none is exchanged so"
-            if self._lost(round, min(i, j), max(i, j)) or self._deaf(round, i, j):
-                lost[j] = "deadline"
-                continue
-            vectors[j] = exchanges[j].send[i].clone()
-            assert vectors[j].numel() == exchanges[i].receive[j]
-            assert vectors[j].dtype == exchanges[i].dtype
-            self._hand_over(j, exchanges[i], vectors)
+            vectors[j] = stage.mail[j, i, exchange.phase].clone()
+            assert vectors[j].numel() == exchange.receive[j]
+            assert vectors[j].dtype == exchange.dtype
+            self._hand_over(j, exchange, vectors)
+        return Inbox(vectors, lost)
+
+    def _gathered(self, stage: _Stage, i: int, effect: Gather) -> Inbox | None:
+        lost = {j: "deadline" for j in effect.receive if self._is_lost(stage.round, i, j)}
+        came = [j for j, to, _ in stage.mail if to == i and j in effect.receive and j not in lost]
+        if len(came) + len(lost) < len(effect.receive) and (effect.enough is None or len(came) < effect.enough):
+            return None
+        vectors = {j: stage.mail[j, i, 0].clone() for j in came}
+        assert all(vectors[j].numel() == effect.receive[j] for j in came)
         return Inbox(vectors, lost)
 
     def _hand_over(self, j: int, exchange: Exchange, vectors: dict[int, Tensor]) -> None:
@@ -182,10 +204,34 @@ class Conductor:
                 exchange.take[j](vectors[j], until)
 
 
-def _exchange(step: Effect | Update) -> Exchange | None:
-    if isinstance(step, Exchange):
-        return step
-    return None if isinstance(step, Update | Accumulate) else step.exchange
+class _Stage:
+    """One round under way. mail[i, j, phase]: what peer i sent to peer j, in the order of sending."""
+
+    def __init__(self, round: int, scores: Sequence[Score]) -> None:
+        self.round = round
+        self.steps: list[Effect | Update] = [Update(Accumulated(torch.zeros(0), 0, 0, 0.0, (), ""))] * len(scores)
+        self.mail: dict[tuple[int, int, int], Tensor] = {}
+        self._scores = scores
+
+    def advance(self, i: int, answer: Answer | None) -> None:
+        self.steps[i] = advance(self._scores[i], answer)
+        phase, sent = self._sent(i)
+        for j, vector in sent.items():
+            assert (i, j, phase) not in self.mail
+            self.mail[i, j, phase] = vector.clone()
+
+    def check_unchanged(self, i: int) -> None:
+        phase, sent = self._sent(i)
+        for j, vector in sent.items():
+            mailed = self.mail[i, j, phase]
+            assert torch.equal(bits(vector), bits(mailed)), "a payload changed while its exchange was under way"
+
+    def _sent(self, i: int) -> tuple[int, Mapping[int, Tensor]]:
+        step = self.steps[i]
+        exchange = step.exchange if isinstance(step, Both) else step
+        if isinstance(exchange, Exchange):
+            return exchange.phase, exchange.send
+        return 0, exchange.send if isinstance(exchange, Reply) else {}
 
 
 def bits(vector: Tensor) -> Tensor:

@@ -16,16 +16,18 @@ from tests.gossip.conductor import Conductor
 from topology import Schedule, build
 
 N, D = 6, 11
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+#: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_central.py has what they keep.
+WITH_ROUNDS = [algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds]
+every_algorithm = pytest.mark.parametrize("algorithm", WITH_ROUNDS, ids=[algorithm.name for algorithm in WITH_ROUNDS])
 
 #: With gradients, and with displacements where the algorithm takes them.
-GIVEN = [(a, d) for a in ALGORITHMS.values() for d in (False, True) if not (d and a.why_no_local_steps)]
+GIVEN = [(a, d) for a in WITH_ROUNDS for d in (False, True) if not (d and a.why_no_local_steps)]
 however_given = pytest.mark.parametrize(
     ("algorithm", "displaced"), GIVEN, ids=[f"{a.name} {'displacements' if d else 'gradients'}" for a, d in GIVEN]
 )
 
 
-def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str | None = None) -> Schedule:
+def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str | None = None, head: int = 0) -> Schedule:
     return algorithm.make_schedule(
         ScheduleOptions(
             topology=build(topology or validated({"algorithm": algorithm.name}).topology, n),
@@ -36,6 +38,7 @@ def schedule_of(algorithm: type[Algorithm], n: int = N, topology: str | None = N
             mixing="metropolis",
             budget=0.7,
             seed=5,
+            head=head,
         )
     )
 
@@ -59,6 +62,18 @@ def in_the_hull(rows: Tensor, of: Tensor) -> bool:
     return bool(((rows >= of.amin(0) - 1e-5) & (rows <= of.amax(0) + 1e-5)).all())
 
 
+def assert_mixed_only(conductor: Conductor, *, loses: bool = False) -> None:
+    """Rounds without a gradient, from `params()`, left what they must."""
+    algorithm, start = type(conductor.peers[0]), params()
+    if algorithm.has_head:
+        followers = conductor.params[:1] if loses else conductor.params
+        assert all(torch.equal(row, start[0]) for row in followers), "the head's model, whatever the others had"
+    elif algorithm.keeps_mean:
+        assert torch.allclose(conductor.params.mean(0), start.mean(0), atol=1e-5)
+    else:
+        assert in_the_hull(conductor.params, start)
+
+
 def play_all(conductor: Conductor, rounds: int) -> None:
     for k in range(rounds):
         conductor.play(k, no_gradient)
@@ -78,7 +93,7 @@ def test_the_mean_is_kept_without_gradients_exactly_where_it_is_declared(algorit
     conductor = Conductor(algorithm, schedule_of(algorithm), params())
     play_all(conductor, 20)
     assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5) is algorithm.keeps_mean
-    assert algorithm.keeps_mean or in_the_hull(conductor.params, params())
+    assert_mixed_only(conductor)
 
 
 @however_given
@@ -96,13 +111,13 @@ def test_at_consensus_the_mean_moves_by_the_weighted_mean_gradient(
     means = [g / n if n else torch.zeros(D) for g, n in zip(sums, counts, strict=True)]
     if weighting == "peers":
         # a peer with nothing finished counts as a peer with a zero gradient, except in an all-reduce, which leaves it out
-        divisor = sum(n > 0 for n in counts) if algorithm.delivery is Delivery.EVERY_MESSAGE else N
+        divisor = sum(n > 0 for n in counts) if algorithm.sums_gradients else N
         expected = torch.stack(means).sum(0) / divisor
     else:
         # a displacement is in proportion to its samples already, so an all-reduce divides it by the number of peers
-        whole = sum(counts) if algorithm.delivery is Delivery.EVERY_MESSAGE and not displaced else 4 * N
+        whole = sum(counts) if algorithm.sums_gradients and not displaced else 4 * N
         expected = torch.stack(sums).sum(0) / whole
-    if algorithm.keeps_mean:
+    if algorithm.keeps_mean or algorithm.has_head:
         assert torch.allclose(conductor.params.mean(0), start[0] - 0.5 * expected, atol=1e-5)
         return
     divisors = [4 if weighting == "samples" else max(n, 1) for n in counts]
@@ -143,7 +158,7 @@ def test_any_number_of_peers_finds_the_minimum_of_quadratics(
     conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.02, displaced=displaced)
     for k in range(400):
         conductor.play(k, gradient)
-    if algorithm.keeps_mean:
+    if algorithm.keeps_mean or algorithm.has_head:
         assert torch.allclose(conductor.params.mean(0), targets.mean(0), atol=1e-2)
     else:
         assert in_the_hull(conductor.params, targets)
@@ -162,10 +177,7 @@ def test_survives_exactly_the_losses_it_declares(algorithm: type[Algorithm]) -> 
         return
     edges_lost = sum(len(update.lost) for k in range(30) for update in conductor.play(k, no_gradient))
     assert edges_lost > 20
-    if algorithm.keeps_mean:
-        assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
-    else:
-        assert in_the_hull(conductor.params, params())
+    assert_mixed_only(conductor, loses=True)
 
 
 @every_algorithm
@@ -176,6 +188,8 @@ def test_the_learning_rate_clock_counts_samples(algorithm: type[Algorithm]) -> N
     for peer in conductor.peers:
         assert peer.state.samples_clock == 5 * 4 * N
         steps = [] if algorithm.steps_locally else [4 * N * (k + 1) for k in range(5)]  # else they are the trainer's
+        if algorithm.has_head and peer.state.peer:
+            steps = []
         assert peer.state.optimizer.clock == steps  # type: ignore[attr-defined]
 
 
@@ -196,8 +210,5 @@ def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Al
     conductor = Conductor(algorithm, schedule_of(algorithm), params(), displaced=displaced)
     for k in range(5):
         conductor.play(k, nothing)
-    if algorithm.keeps_mean:
-        assert torch.allclose(conductor.params.mean(0), params().mean(0), atol=1e-5)
-    else:
-        assert in_the_hull(conductor.params, params())
+    assert_mixed_only(conductor)
     assert all(peer.state.optimizer.clock == [] for peer in conductor.peers)  # type: ignore[attr-defined]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, RoundBroken
-from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
@@ -25,7 +24,7 @@ from peer.gossip.mixing import GossipAlgorithm
 from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
 from tests.gossip.conductor import Conductor, PlainSGD
-from tests.gossip.test_contract import no_gradient, params, play_all, schedule_of, some_gradient
+from tests.gossip.test_contract import WITH_ROUNDS, no_gradient, params, play_all, schedule_of, some_gradient
 from tests.gossip.test_papers import mixing_matrix, pick, quadratic
 
 N, D = 6, 300
@@ -33,7 +32,7 @@ FORMATS = ("fp32", "bf16", "fp16", "int8", "top-k:0.1")
 REPLICAS = ("int8", "top-k:0.1")
 COMBINATIONS = [
     (algorithm, wire)
-    for algorithm in ALGORITHMS.values()
+    for algorithm in WITH_ROUNDS
     for wire in FORMATS
     if WireDtype.parse(wire).kind in algorithm.wire_dtypes
 ]
@@ -59,7 +58,7 @@ def rounded(wire: str, x: Tensor) -> Tensor:
 
 
 def test_every_format_is_declared_by_somebody_and_a_new_algorithm_has_to_say_so() -> None:
-    assert len(COMBINATIONS) == 14 + 4 + 4 + 1 + 8
+    assert len(COMBINATIONS) == 14 + 4 + 4 + 1 + 8 + 1
     assert Algorithm.wire_dtypes == ("fp32",)
 
 

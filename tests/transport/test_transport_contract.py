@@ -59,6 +59,42 @@ async def test_a_receiver_is_told_how_far_its_vector_is_filled(rig: Rig) -> None
     assert told[-1] == 4 * BIG
 
 
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_an_end_may_make_its_vector_from_the_others(rig: Rig, atomic: bool) -> None:
+    a, b = await rig.pair()
+    x, at_a, at_b = torch.randn(70_000), torch.zeros(70_000), torch.zeros(70_000)
+    whole = asyncio.Event()
+
+    def arrived(num_bytes: int) -> None:
+        if num_bytes == 4 * at_b.numel():
+            whole.set()
+
+    asked = a.open(1, K(0, 0), x, at_a, atomic=atomic)
+    answering = b.transport.exchange(0, K(0, 0), None, at_b, atomic=atomic, arrived=arrived, replies=True)
+    async with asyncio.timeout(10):
+        await whole.wait()
+    assert not asked.outcome.done()
+    assert not answering.outcome.done()
+    answering.reply(2 * at_b)
+    assert await ends(asked, answering) == [None, None]
+    assert torch.equal(at_a, 2 * x)
+
+
+async def test_an_answer_may_be_given_before_anything_has_come_and_is_withdrawn_with_its_exchange(rig: Rig) -> None:
+    a, b = await rig.pair()
+    x = torch.ones(9)
+    answering = b.transport.exchange(0, K(0, 0), None, torch.zeros(9), atomic=False, replies=True)
+    answering.reply(x)
+    assert await ends(a.open(1, K(0, 0), x, torch.zeros(9), atomic=False), answering) == [None, None]
+    never = b.transport.exchange(0, K(1, 0), None, torch.zeros(9), atomic=False, replies=True)
+    asked = a.open(1, K(1, 0), x, torch.zeros(9), atomic=False)
+    never.give_up()
+    never.reply(x)
+    assert await ends(never, asked) == [LossReason.DEADLINE, LossReason.DECLINED]
+    b.transport.advance(K(3, 0))
+    assert await ends(a.open(1, K(2, 0), x, torch.zeros(9), atomic=False)) == [LossReason.STALE]
+
+
 async def test_a_payload_of_another_dtype_is_corrupt_and_costs_its_exchange_only(rig: Rig) -> None:
     a, b = await rig.pair()
     floats, bytes_ = torch.ones(4), torch.ones(16, dtype=torch.uint8)

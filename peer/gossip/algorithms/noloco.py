@@ -29,7 +29,7 @@ from torch import Tensor
 from peer.gossip.algorithm import Algorithm, Outer, PeerState, ScheduleOptions, Score, Update, is_finite, zeros
 from peer.gossip.compression import PIECE, pieces
 from peer.gossip.delivery import Delivery, mixing_weights
-from peer.gossip.effects import Accumulate, Accumulated, Both, Exchange, Inbox
+from peer.gossip.effects import Accumulate, Accumulated, Both, Exchange, Inbox, Meanwhile
 from topology import RandomPairsSchedule, RoundPlan, Schedule, TopologyError
 
 
@@ -75,7 +75,7 @@ class NoLoCo(Algorithm):
         if plan.neighbors:
             slow_weights = Exchange(phase=0, send=dict.fromkeys(plan.neighbors, x), receive=sizes, atomic=True)
             answer = yield Both(Accumulate(), slow_weights)
-            assert not isinstance(answer, (Accumulated, Inbox))
+            assert not isinstance(answer, Accumulated | Inbox | Meanwhile)
             done, inbox = answer
             heard, lost = _sound(x, inbox)
         else:

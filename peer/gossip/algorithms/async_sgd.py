@@ -1,0 +1,159 @@
+"""Asynchronous SGD with a parameter server (M. Gormley, CMU 10-425/625, lecture 24, algorithms 2 and 3).
+
+The head has x. There are no rounds that peers share:
+
+    worker   sends [G | n] of one batch at the x that it read last, receives x as the answer, goes on
+    head     whoever's comes first: x <- x - lr * G / n, answers, waits for the next
+
+A round of a worker is one gradient; a round of the head is one update. Staleness (definition 24.1): the head's updates between the x that a
+gradient is of and its own; one entry for each update, in the head's reports. N - 1 workers that are alike have staleness N - 2. A worker
+reads x(0) without being sent it, as all peers start from the same.
+
+simulate_staleness tau: gradients wait in a queue at the head until tau more have come, and the answers do not wait: staleness is tau more
+than it would be with so many workers, and tau with one. staleness_aware_lr: lr / max(staleness, 1) (Zhang, Gupta, Lian, Liu 2016, arXiv
+1511.05950), by scaling the gradient.
+
+The head is needed, any worker may be lost. Messages, float32: [d + 2] both ways: G and n; x and the samples of all updates so far in two
+digits of 2^24. A gradient moves 8 d bytes. Vectors of d floats beside those that every peer has: a worker two; the head one a worker, in
+which the answer goes out, one for what it applies and tau for those that wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, is_finite, zeros
+from peer.gossip.closing import CloseReason
+from peer.gossip.delivery import Delivery
+from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Gather, Inbox, Reply
+from topology import FixedSchedule, RoundPlan, Schedule, star
+
+DIGIT = 1 << 24  # the largest integer up to which float32 is exact
+
+
+class _Held(NamedTuple):
+    """A gradient that has come. read: updates that were in the x it is of."""
+
+    gradient: Tensor
+    num_samples: int
+    read: int
+
+
+class AsyncSGD(Algorithm):
+    name: ClassVar[str] = "async-sgd"
+    delivery: ClassVar[Delivery] = Delivery.FRESHEST
+    sends_after_close: ClassVar[bool] = False
+    has_rounds: ClassVar[bool] = False
+    has_head: ClassVar[bool] = True
+    keeps_mean: ClassVar[bool] = False
+    why_not_varying: ClassVar[str] = "every worker talks to the head alone"
+    why_no_random_graphs: ClassVar[str] = "every worker talks to the head alone"
+    why_no_local_steps: ClassVar[str] = "the head takes each gradient as it comes"
+
+    def __init__(self, state: PeerState) -> None:
+        super().__init__(state)
+        self._head = state.central.head
+        self._size = state.params.numel() + 2
+        leads = state.peer == self._head
+        self._out = zeros(0 if leads else self._size)
+        self._held: deque[_Held] = deque()
+        self._free: list[Tensor] = []
+        self._updates = 0
+        self._read: dict[int, int] = {}  # by worker: updates in the x it has
+        self._answered: dict[int, int] = {}  # by worker
+        self._gone: dict[int, str] = {}
+
+    @classmethod
+    def make_schedule(cls, options: ScheduleOptions) -> Schedule:
+        return FixedSchedule(star(options.topology, options.head, cls.name))
+
+    def answers_to(self, peer: int) -> bool:
+        return self.state.peer == self._head
+
+    def is_patient_with(self, peer: int) -> bool:
+        return True
+
+    def round(self, plan: RoundPlan) -> Score:
+        return self._lead(plan) if plan.peer == self._head else self._work()
+
+    # a worker
+
+    def _work(self) -> Score:
+        answer = yield Accumulate()
+        assert isinstance(answer, Accumulated)
+        state, done, d = self.state, answer, self.state.params.numel()
+        self._out.zero_()
+        if done.num_samples:
+            self._out[:d].copy_(done.grad_sum)
+            self._out[d] = done.num_samples
+        inbox = yield Exchange(0, {self._head: self._out}, {self._head: self._size}, atomic=False)
+        assert isinstance(inbox, Inbox)
+        for why in inbox.lost.values():
+            raise RoundBroken(self._head, why, needs="its head")
+        message = inbox.vectors[self._head]
+        if not is_finite(message):
+            raise RoundBroken(self._head, "corrupt", needs="its head")
+        state.params.copy_(message[:d])
+        state.samples_clock = int(message[d]) * DIGIT + int(message[d + 1])
+        return Update(done._replace(staleness=()), num_received=1)
+
+    # the head
+
+    def _lead(self, plan: RoundPlan) -> Score:
+        """Until one gradient is applied."""
+        lost: dict[int, str] = {}
+        while True:
+            worker, message = yield from self._next(plan, lost)
+            self._take(worker, message)
+            due = len(self._held) > self.state.central.simulate_staleness
+            staleness = self._apply(self._held.popleft()) if due else 0
+            self._answer(worker, message)
+            yield Reply({worker: message}, waits=False)
+            if due:
+                done = Accumulated(zeros(0), 0, 0, 0.0, (staleness,), str(CloseReason.GRADIENT))
+                return Update(done, lost, num_received=1)
+
+    def _next(self, plan: RoundPlan, lost: dict[int, str]) -> Generator[Effect, Answer, tuple[int, Tensor]]:
+        """Whose vector came first, of those that are not answered. Adds to `lost`."""
+        while True:
+            here = [j for j in plan.neighbors if j not in self._gone]
+            if not here:
+                raise RoundBroken(*next(reversed(self._gone.items())), needs="a worker")
+            stamps = {j: self._answered.get(j, 0) for j in here}
+            inbox = yield Gather(dict.fromkeys(here, self._size), enough=1, stamps=stamps)
+            assert isinstance(inbox, Inbox)
+            self._gone.update(inbox.lost)
+            lost.update(inbox.lost)
+            for worker, message in inbox.vectors.items():
+                return worker, message
+
+    def _take(self, worker: int, message: Tensor) -> None:
+        """Put its gradient into the queue, in a vector that stays when the message is written over."""
+        d, count = self.state.params.numel(), float(message[-2])
+        if count <= 0 or not is_finite(message):
+            return
+        gradient = self._free.pop() if self._free else zeros(d)
+        self._held.append(_Held(gradient.copy_(message[:d]), int(count), self._read.get(worker, 0)))
+
+    def _apply(self, held: _Held) -> int:
+        """One update; returns its staleness."""
+        state, staleness = self.state, self._updates - held.read
+        whole = state.batch_size if state.weighting == "samples" else held.num_samples
+        slower = max(staleness, 1) if state.central.staleness_aware_lr else 1
+        state.samples_clock += held.num_samples
+        state.optimizer.step(held.gradient, state.samples_clock, 1.0 / (whole * slower))
+        self._updates += 1
+        self._free.append(held.gradient)
+        return staleness
+
+    def _answer(self, worker: int, message: Tensor) -> None:
+        """x as it is now, into `message`."""
+        state, d = self.state, self.state.params.numel()
+        message[:d].copy_(state.params)
+        message[d], message[d + 1] = divmod(state.samples_clock, DIGIT)
+        self._read[worker] = self._updates
+        self._answered[worker] = self._answered.get(worker, 0) + 1
