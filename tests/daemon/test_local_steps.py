@@ -138,7 +138,6 @@ def test_one_step_a_round_has_no_copy_of_its_own() -> None:
     assert make_accumulator(settings, model.vector, make).local_params is None
 
 
-WITH_ROUNDS = [name for name, kind in ALGORITHMS.items() if kind.has_rounds]
 VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "adam and non-iid data": {
@@ -164,7 +163,8 @@ LOCAL = [n for n, a in ALGORITHMS.items() if not a.why_no_local_steps and a.__ba
         (algorithm, variant)
         for algorithm in LOCAL
         for variant, options in VARIANTS.items()
-        if algorithm in ("ring-all-reduce", "dpsgd", "matcha") or "task" not in options  # of whose parts the others are
+        if algorithm in ("ring-all-reduce", "dpsgd", "matcha", "sync-sgd")
+        or "task" not in options  # of whose parts the others are
     ],
 )
 async def test_the_simulator_ends_with_the_same_bits(algorithm: str, variant: str) -> None:
