@@ -15,7 +15,7 @@ from tests.docker.engine import BUILD_SECONDS, IMAGE, Project, docker, needs_eng
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
-#: Bytes of the CPU image; 1.13 GB were measured.
+#: Bytes of the CPU image; 1.07 GB were measured.
 MOST_BYTES = 1.3e9
 
 
@@ -76,6 +76,10 @@ def test_four_peers_train_and_drain(project: Project) -> None:
     bindings = [each for ports in about["NetworkSettings"]["Ports"].values() for each in ports or []]
     assert {each["HostIp"] for each in bindings} == {"127.0.0.1"}
     assert len(bindings) == 2
+    port = int(project.compose("port", "--index", "1", "peer", "9100").rpartition(":")[2])
+    assert str(port) in {each["HostPort"] for each in bindings}
+    assert 9100 <= port <= 9163
+    assert "<title>grapevine</title>" in project.fetch("http://127.0.0.1:9100/")
 
     began = time.monotonic()
     project.compose("--profile", "cpu", "stop", timeout=60)
@@ -91,6 +95,7 @@ def test_scale_without_a_number_and_a_number_without_scale(project: Project) -> 
     project.up("--scale", "peer=6")
     assert [project.identity(k) for k in range(6)] == [(k, 6) for k in range(6)]
     project.goes_on(0, 5, rounds=5)
+    project.compose("--profile", "cpu", "rm", "--stop", "--force", "peer")
     project.environment["GRAPEVINE_PEERS"] = "2"
     project.up()
     left = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={project.name}").split()
