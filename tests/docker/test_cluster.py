@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.engine import BUILD_SECONDS, IMAGE, Project, docker, needs_engine, run_chaos, until
+from tests.docker.engine import BUILD_SECONDS, IMAGE, READY_SECONDS, Project, docker, needs_engine, run_chaos, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -105,15 +105,16 @@ def test_scale_without_a_number_and_a_number_without_scale(project: Project) -> 
 
 
 def test_more_replicas_than_the_number_says_is_one_sentence(project: Project) -> None:
-    project.environment["GRAPEVINE_PEERS"] = "1"
-    project.compose("--profile", "cpu", "up", "--detach", "--no-build", "--scale", "peer=2")
+    project.environment["GRAPEVINE_PEERS"] = "2"
+    project.compose("--profile", "cpu", "up", "--detach", "--no-build", "--scale", "peer=3")
     until(
-        lambda: "this is replica 2 of 'peer', but GRAPEVINE_PEERS is 1" in project.compose("--profile", "cpu", "logs"),
+        lambda: "this is replica 3 of 'peer', but GRAPEVINE_PEERS is 2" in project.compose("--profile", "cpu", "logs"),
         60,
-        "the second replica says why it is none",
+        "the third replica says why it is none",
     )
-    project.goes_on(0)
-    until(lambda: project.inspect(1)["State"]["ExitCode"] == 2, 60, "its exit code is that of a bad configuration")
+    until(lambda: project.rounds(0) > 0 and project.rounds(1) > 0, READY_SECONDS, "the first two train")
+    project.goes_on(0, 1)
+    until(lambda: project.inspect(2)["State"]["ExitCode"] == 2, 60, "its exit code is that of a bad configuration")
 
 
 def test_a_crash_a_pause_and_a_cut(project: Project, tmp_path: Path) -> None:
