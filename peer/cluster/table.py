@@ -15,6 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from peer.transport.states import state_name
 from peer.wire.gossip_pb2 import State, StatusReply
 
 SECONDS = 5.0
@@ -174,7 +175,7 @@ def _time(row: Row, width: int, *, plain: bool) -> Text:
     if not row.answers or row.status is None:
         return Text(row.about, style="red not dim")
     if row.status.state != State.STATE_TRAINING:
-        return Text(State.Name(row.status.state).removeprefix("STATE_").lower(), style="dim")
+        return Text(state_name(row.status.state), style="dim")
     bar = Text()
     for share, cells in zip(SHARES, _parts(row.now.shares, width), strict=True):
         bar.append((share.plain if plain else share.glyph) * cells, style=share.style)

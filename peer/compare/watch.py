@@ -48,7 +48,7 @@ class CellWatch:
             self._address = said["address"]
         elif said.get("event") == "progress":
             told = {field.name: said[field.name] for field in fields(Observation)}
-            numbers = {name: math.nan if value is None else value for name, value in told.items()}
+            numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in told.items()}
             self.curve.append(Observation(**numbers))
 
     async def _ask(self) -> None:

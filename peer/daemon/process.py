@@ -66,10 +66,11 @@ async def serve(
         network=_slow_network(config, host.parts.scenario, config.seed + peer),
     )
     _crash_as_told(host)
-    host.spans = open_tracing(config, peer)
-    web = await _serve_web(config, peer, host)
-    started(host)
+    web = None
     try:
+        host.spans = open_tracing(config, peer)
+        web = await _serve_web(config, peer, host)
+        started(host)
         return await host.run(transport, address_book, linger=linger)
     finally:
         if host.spans is not None:
