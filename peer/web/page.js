@@ -61,7 +61,7 @@ function drawHead() {
   const point = curve[curve.length - 1];
   const facts = [
     ["state", own ? own.state : "starting"],
-    ["peers heard of", `${fresh.length} of ${about.num_peers}`],
+    ["peers there", `${fresh.length} of ${about.num_peers}`],
     ["round", rounds.length ? (low === high ? whole(low) : `${whole(low)} – ${whole(high)}`) : "–"],
     ["training", own ? duration(own.seconds) : "–"],
     ["samples/s", whole(fresh.reduce((sum, row) => sum + row.samples_per_second, 0))],
