@@ -6,7 +6,7 @@ const REASONS = {
   quota: "own quota done", word: "another's word", quorum: "enough neighbours' word", deadline: "time-out",
   barrier: "everybody done", timeout: "safety time-out",
 };
-const KINDS = { "keeps-up": "keeps up", edge: "exchange" };
+const KINDS = { "keeps-up": "keeps up", still: "stands still", "goes-on": "goes on", edge: "exchange" };
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
