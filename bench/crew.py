@@ -63,7 +63,12 @@ class Vectors:
     def resize(self, num_bytes: int) -> None:
         if num_bytes != self._num_bytes:
             self._made.clear()
-            self._num_bytes, self.before = num_bytes, resident("VmRSS")
+            self._num_bytes = num_bytes
+            self.look()
+
+    def look(self) -> None:
+        """From here on memory is counted."""
+        self.before = resident("VmRSS")
 
     def get(self, name: str, num_bytes: int | None = None) -> Tensor:
         """A vector of so many bytes (the size of the order if nothing is said), every page of it touched."""

@@ -192,6 +192,9 @@ class Ours:
             await self._changed.wait()
 
     def touch(self, order: Order, vectors: Vectors) -> None:
+        if self._score is not None and self._score.num_bytes != order.num_bytes:
+            self._score = None  # its sum is freed before the next is made, and before memory is looked at
+            vectors.look()
         if order.what in ("one-way", "both-ways"):
             _touch_pair(self.rank)(order, vectors)
         elif order.what == "gossip":
@@ -200,8 +203,7 @@ class Ours:
         elif order.what == "all-reduce":
             vectors.get("own")
             vectors.get("inbox", 4 * (order.num_bytes // 4 // self.size + 1))
-            if self._score is None or self._score.num_bytes != order.num_bytes:
-                self._score = None  # its sum is freed before the next is made
+            if self._score is None:
                 self._score = RingScore(self, vectors, order.num_bytes)
             self._score.exchanging = self._score.mixing = 0.0
 

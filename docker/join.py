@@ -100,7 +100,8 @@ def settle(
                 raise CannotJoin(
                     CONFIG,
                     f"this is replica {number} of {service!r}, but GRAPEVINE_PEERS is {peers}: "
-                    "make it the number of replicas, or leave it unset",
+                    "make it the number of replicas, or leave it unset; "
+                    "if that number has changed, `docker compose rm --stop --force` before `up`",
                 )
             complete = set(range(1, peers + 1)) <= numbers if peers is not None else now() - since >= SETTLED_SECONDS
             if complete or (late and peers is not None):

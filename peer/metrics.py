@@ -1,7 +1,7 @@
 """Every Prometheus metric is declared here, and how values of them are written out.
 
 Declared are names, kinds, meanings, labels and buckets; docs/metrics.md is made of them by `python bench/metrics_page.py`. At a scrape
-whoever knows the values fills in a `Sheet` (peer/daemon/measures.py does for a peer), and `Exposition` makes text of it.
+whoever knows the values fills in a `Sheet` (peer/daemon/readings.py and counts.py do for a peer), and `Exposition` makes text of it.
 
 Labels are bounded: their values are fixed sets, or ids of peers, of which there are as many as peers in the run.
 """
@@ -91,7 +91,7 @@ DROPS: Final = (
         "duplicate",
         "stale",
     ),
-    *("late", "control", "word", "early", "token", "silent", "crowd", "unreachable", "bad_origin"),
+    *("late", "control", "word", "digest", "early", "token", "silent", "crowd", "unreachable", "bad_origin"),
 )
 #: Labels of every sample. Prometheus knows the address that it scrapes, not whose it is, and addresses are used again.
 EVERYWHERE: Final = {"run": "name of the run (--run)", "peer": "id of the peer that tells it"}

@@ -21,6 +21,9 @@ KEEPS_UP_ABOVE = 0.75
 IN_A_ROW = 2
 #: States that are no event.
 BEGINNING = ("starting", "training")
+#: A peer stands still when a round lasts so many seconds of its training, and so many times as long as the one before.
+STILL_SECONDS = 15.0
+STILL_TIMES = 4.0
 #: A peer is silent when its digest is older than so many intervals.
 SILENT_AFTER = 6.0
 
@@ -28,8 +31,8 @@ SILENT_AFTER = 6.0
 @dataclass(slots=True)
 class Event:
     """id: one for each event. number: grows with every event and with every repetition. at: wall clock, seconds since 1970.
-    kind: lost, back, left, silent, heard, refused, edge, straggler, keeps-up or state. peer: whom it is about. times: how often it
-    was said."""
+    kind: lost, back, left, silent, heard, refused, edge, straggler, keeps-up, still, goes-on or state. peer: whom it is about.
+    times: how often it was said."""
 
     id: int
     number: int
@@ -38,6 +41,16 @@ class Event:
     peer: int | None
     text: str
     times: int = 1
+
+
+@dataclass(slots=True)
+class _Step:
+    """The newest round that a peer has told of: since when, and how long the one before took, in seconds of its training."""
+
+    round: int
+    since: float
+    before: float = 0.0
+    noted: bool = False
 
 
 class Chronicle:
@@ -50,6 +63,7 @@ class Chronicle:
         self._silent: set[int] = set()
         self._slow: dict[int, int] = {}  # peer -> digests in a row that say other than what is known of it
         self._stragglers: set[int] = set()
+        self._steps: dict[int, _Step] = {}
 
     def note(self, kind: str, peer: int | None, text: str, at: float) -> None:
         self._number += 1
@@ -77,6 +91,7 @@ class Chronicle:
         if who != self._peer:
             self._links(before, after, at)
         self._pace(after, at)
+        self._progress(after, state, at)
 
     def silence(self, held: Mapping[int, Held], gone: set[int], every: float, now: float, at: float) -> None:
         """Note who has not been heard of for long. gone: who said goodbye. now: on the clock of `held`."""
@@ -109,3 +124,18 @@ class Chronicle:
         else:
             self._stragglers.add(who)
             self.note("straggler", who, f"peer {who} is a straggler: it finishes {share:.0%} of its quota", at)
+
+    def _progress(self, digest: Digest, state: str, at: float) -> None:
+        """A standstill is noted once. It is told by the origin's own seconds, which a pause between two digests does not lengthen."""
+        who, step = digest.origin, self._steps.get(digest.origin)
+        if state != "training" or step is None or digest.round < step.round:
+            self._steps[who] = _Step(digest.round, digest.seconds)
+            return
+        lasts = digest.seconds - step.since
+        if digest.round > step.round:
+            if step.noted:
+                self.note("goes-on", who, f"peer {who} finishes rounds again", at)
+            self._steps[who] = _Step(digest.round, digest.seconds, lasts / (digest.round - step.round))
+        elif not step.noted and lasts >= max(STILL_SECONDS, STILL_TIMES * step.before):
+            step.noted = True
+            self.note("still", who, f"peer {who} has finished no round for {lasts:.0f} s", at)

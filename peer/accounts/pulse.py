@@ -11,6 +11,10 @@ from peer.accounts.ledger import Ledger
 from peer.gossip.digest import MAX_SHARES, Digest
 from peer.gossip.round import RoundReport
 
+#: The recent rounds stand for now until none has finished for so many typical ones, and for so many seconds.
+OVERDUE_ROUNDS = 4.0
+OVERDUE_SECONDS = 2.0
+
 
 class Pulse:
     """Since the digest before, but at least one round. quota: chunks of a full round."""
@@ -18,6 +22,7 @@ class Pulse:
     __slots__ = (
         "_chunks",
         "_closed_by",
+        "_ended",
         "_exchanges_waited",
         "_fresh",
         "_quota",
@@ -33,6 +38,7 @@ class Pulse:
         self._recent = Digest(0)
         self._fresh = False  # whether what is counted has been told
         self._exchanges_waited: dict[int, float] = {}  # when it was told
+        self._ended = 0.0  # the last round, in seconds of training
         self._clear()
 
     def add(self, report: RoundReport) -> None:
@@ -40,6 +46,7 @@ class Pulse:
         if self._fresh:
             self._clear()
         timing = report.timing
+        self._ended = timing.began + timing.total
         self._rounds += 1
         self._chunks += report.num_chunks
         self._samples += report.num_samples
@@ -52,8 +59,10 @@ class Pulse:
             waited = max(timing.accumulating - timing.computing, 0.0) / len(report.waited_for)
             self._waited_for[peer] = self._waited_for.get(peer, 0.0) + waited
 
-    def digest(self, peer: int, ledger: Ledger, exchanges: Exchanges) -> Digest:
-        """The recent rounds and the totals, as a digest without stamp, state and links. The next round begins a new count."""
+    def digest(self, peer: int, ledger: Ledger, exchanges: Exchanges, seconds: float) -> Digest:
+        """The recent rounds and the totals, as a digest without stamp, state and links. The next round begins a new count.
+        seconds: of training so far. While the next round is overdue, rates and shares are spread over the time since the last one, too:
+        what that time goes into is known when the round ends."""
         if self._rounds and not self._fresh:
             total, *parts = self._seconds
             computing, waiting, exchanging, mixing = (_share(part, total) for part in parts)
@@ -73,7 +82,7 @@ class Pulse:
                 closed_by=_most(self._closed_by, self._rounds),
             )
             self._fresh = True
-        return self._recent._replace(
+        return self._spread(seconds - self._ended, ledger.typical_round_seconds)._replace(
             origin=peer,
             round=ledger.rounds,
             samples=ledger.samples,
@@ -81,6 +90,21 @@ class Pulse:
             neighbor_distance=ledger.neighbor_distance,
             max_staleness=ledger.max_staleness,
             closed_rounds=dict(ledger.rounds_by_reason),
+        )
+
+    def _spread(self, since: float, typical: float) -> Digest:
+        """The recent rounds, as they are told so many seconds after the last."""
+        total, recent = self._seconds[0], self._recent
+        if not self._rounds or since <= max(OVERDUE_ROUNDS * typical, OVERDUE_SECONDS):
+            return recent
+        left = total / (total + since)
+        return recent._replace(
+            samples_per_second=recent.samples_per_second * left,
+            computing=recent.computing * left,
+            waiting=recent.waiting * left,
+            exchanging=recent.exchanging * left,
+            mixing=recent.mixing * left,
+            waited_for={other: share * left for other, share in recent.waited_for.items()},
         )
 
     def _clear(self) -> None:

@@ -9,7 +9,8 @@ from rich.table import Table
 from peer.cluster.table import amount
 from peer.exit_codes import ExitCode, Fatal
 from peer.transport.client import PeerClient, PeerUnreachable
-from peer.wire.gossip_pb2 import State, StatusReply
+from peer.transport.states import state_name
+from peer.wire.gossip_pb2 import StatusReply
 
 
 async def show_status(address: str, console: Console, *, as_json: bool, timeout: float) -> None:
@@ -34,7 +35,7 @@ def _facts(reply: StatusReply) -> Table:
     table.add_column()
     table.add_row(
         "peer",
-        f"{reply.peer} of {reply.num_peers}, run {reply.run!r}, {State.Name(reply.state).removeprefix('STATE_').lower()}",
+        f"{reply.peer} of {reply.num_peers}, run {reply.run!r}, {state_name(reply.state)}",
     )
     table.add_row(
         "training", f"{reply.algorithm} on {reply.topology}, task {reply.task}, model {reply.fingerprint[:12]}"

@@ -14,10 +14,9 @@ from rich.text import Text
 
 from peer.cluster.crawl import Crawl
 from peer.cluster.live import Frame
-from peer.cluster.table import PeersTable, number
+from peer.cluster.table import LATELY, PeersTable, number
 from peer.exit_codes import ExitCode, Fatal
 from peer.transport.client import PeerUnreachable
-from peer.wire.gossip_pb2 import State, StatusReply
 
 #: Nobody has answered for so long: the cluster is gone.
 GONE_SECONDS = 10.0
@@ -26,7 +25,7 @@ PLAIN_WIDTH = 140
 
 
 async def show_top(address: str, console: Console, *, once: bool, every: float, timeout: float) -> None:
-    """Until ctrl-C, or until no peer answers any more. Raises Fatal if none ever did, or if they were gone without an end."""
+    """Until ctrl-C, or until no peer answers any more. Raises Fatal if none ever did."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -35,11 +34,12 @@ async def show_top(address: str, console: Console, *, once: bool, every: float, 
     try:
         if await _looked(crawl, stop):
             if once:
-                _print(crawl, console)
-            elif console.is_interactive:
-                await _live(crawl, console, stop, every)
-            else:
-                await _lines(crawl, console, stop, every)
+                _print(crawl, console, span="since the start")  # there is nothing to compare with
+                return
+            watch = _live if console.is_interactive else _lines
+            if await watch(crawl, console, stop, every):
+                over = f"no peer has answered for {GONE_SECONDS:g} s: the run is over, or out of reach"
+                console.print(over, soft_wrap=True)
     finally:
         await crawl.close()
 
@@ -62,22 +62,23 @@ async def _looked(crawl: Crawl, stop: asyncio.Event) -> bool:
     return True
 
 
-async def _live(crawl: Crawl, console: Console, stop: asyncio.Event, every: float) -> None:
-    """On a screen of its own; the last table stays behind on the one before."""
+async def _live(crawl: Crawl, console: Console, stop: asyncio.Event, every: float) -> bool:
+    """On a screen of its own; the last table stays behind on the one before. As `_repeat`."""
     try:
         with Live(_frame(crawl), console=console, screen=True, refresh_per_second=4) as live:
-            await _repeat(crawl, stop, every, lambda: live.update(_frame(crawl)))
+            return await _repeat(crawl, stop, every, lambda: live.update(_frame(crawl)))
     finally:
         _print(crawl, console)
 
 
-async def _lines(crawl: Crawl, console: Console, stop: asyncio.Event, every: float) -> None:
-    """For pipes and files."""
-    await _repeat(crawl, stop, every, lambda: console.print(_totals(crawl), soft_wrap=True))
+async def _lines(crawl: Crawl, console: Console, stop: asyncio.Event, every: float) -> bool:
+    """For pipes and files. As `_repeat`."""
+    return await _repeat(crawl, stop, every, lambda: console.print(_totals(crawl), soft_wrap=True))
 
 
-async def _repeat(crawl: Crawl, stop: asyncio.Event, every: float, show: Callable[[], None]) -> None:
-    """Show, wait, ask. Raises Fatal if all peers fall silent before the end of the run."""
+async def _repeat(crawl: Crawl, stop: asyncio.Event, every: float, show: Callable[[], None]) -> bool:
+    """Show, wait, ask. True when all peers have fallen silent, False if told to stop. Whether the run has ended or the network can't be
+    seen from here: of a peer that was killed before, the last word is never that it was done."""
     loop = asyncio.get_running_loop()
     heard_at = loop.time()
     while True:
@@ -86,28 +87,21 @@ async def _repeat(crawl: Crawl, stop: asyncio.Event, every: float, show: Callabl
             async with asyncio.timeout(every):
                 await stop.wait()
         if stop.is_set() or not await _looked(crawl, stop):
-            return
+            return False
         if crawl.answering:
             heard_at = loop.time()
         elif loop.time() - heard_at >= GONE_SECONDS:
-            if all(_ended(row.status) for row in crawl.rows.values()):
-                return
-            run = printable(crawl.first.run) if crawl.first is not None else ""
-            raise Fatal(ExitCode.ABSENT, f"no peer of run {run!r} has answered for {GONE_SECONDS:g} s")
+            return True
 
 
-def _ended(status: StatusReply | None) -> bool:
-    """Whether the last that was heard of a peer is that it was done."""
-    return status is None or status.state in (State.STATE_FINISHED, State.STATE_DRAINING)
-
-
-def _print(crawl: Crawl, console: Console) -> None:
+def _print(crawl: Crawl, console: Console, span: str = LATELY) -> None:
     """The table as it is now; all of it, where no terminal sets a limit."""
+    table = PeersTable(crawl.rows.values(), span=span)
     if console.is_terminal:
         console.print(_head(crawl))
-        console.print(PeersTable(crawl.rows.values()))
+        console.print(table)
     else:
-        for part in (_head(crawl), PeersTable(crawl.rows.values())):
+        for part in (_head(crawl), table):
             console.print(part, width=PLAIN_WIDTH, crop=False)
 
 

@@ -15,9 +15,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from peer.transport.states import state_name
 from peer.wire.gossip_pb2 import State, StatusReply
 
 SECONDS = 5.0
+#: What the rows are of, once there are two statuses of a peer.
+LATELY = f"of the last {SECONDS:g} s"
 #: At most so many statuses of a peer are kept.
 KEPT = 64
 
@@ -100,11 +103,13 @@ def hear(rows: dict[int, Row], answers: Mapping[int, StatusReply | None]) -> Non
 
 
 class PeersTable:
-    """Rows as a table that fits where it is shown. height: at most so many lines; 0: as many as there are rows."""
+    """Rows as a table that fits where it is shown. height: at most so many lines; 0: as many as there are rows. span: the time that rates
+    and shares are of."""
 
-    def __init__(self, rows: Iterable[Row], height: int = 0) -> None:
+    def __init__(self, rows: Iterable[Row], height: int = 0, span: str = LATELY) -> None:
         self._rows = sorted(rows, key=lambda row: row.peer)
         self._height = height
+        self._span = span
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         plain = options.ascii_only
@@ -114,7 +119,7 @@ class PeersTable:
         yield _table(shown, _layout(options.max_width), plain=plain)
         if len(shown) < len(self._rows):
             yield Text(f" and {len(self._rows) - len(shown)} more peers", style="dim", no_wrap=True)
-        yield _legend(plain=plain)
+        yield _legend(self._span, plain=plain)
 
 
 class Layout(NamedTuple):
@@ -174,7 +179,7 @@ def _time(row: Row, width: int, *, plain: bool) -> Text:
     if not row.answers or row.status is None:
         return Text(row.about, style="red not dim")
     if row.status.state != State.STATE_TRAINING:
-        return Text(State.Name(row.status.state).removeprefix("STATE_").lower(), style="dim")
+        return Text(state_name(row.status.state), style="dim")
     bar = Text()
     for share, cells in zip(SHARES, _parts(row.now.shares, width), strict=True):
         bar.append((share.plain if plain else share.glyph) * cells, style=share.style)
@@ -188,12 +193,12 @@ def _parts(shares: Sequence[float], width: int) -> list[int]:
     return [end - before for before, end in zip([0, *ends], ends, strict=False)]
 
 
-def _legend(*, plain: bool) -> Text:
+def _legend(span: str, *, plain: bool) -> Text:
     text = Text(" ", no_wrap=True, overflow="ellipsis")
     for share in SHARES:
         text.append(share.plain if plain else share.glyph, style=share.style)
         text.append(f" {share.name}   ", style="dim")
-    text.append(f"of the last {SECONDS:g} s", style="dim")
+    text.append(span, style="dim")
     return text
 
 

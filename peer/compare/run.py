@@ -96,10 +96,9 @@ def _listen(command: Sequence[str], heard: Callable[[Mapping[str, Any]], None]) 
         assert process.stderr is not None
         try:
             for line in process.stderr:
-                try:
-                    said = json.loads(line)
-                except ValueError:
-                    last = line.strip() or last  # not ours: of the interpreter, or a library in C
+                said = _read(line)
+                if said is None:
+                    last = line.strip() or last
                     continue
                 heard(said)
                 if said["event"] == "failed":
@@ -108,6 +107,15 @@ def _listen(command: Sequence[str], heard: Callable[[Mapping[str, Any]], None]) 
             process.kill()  # its peers see that it is gone
             raise
     return process.returncode, last
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """A line of the log; None if it is not ours, but of the interpreter, of the task, or of a library in C."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and "event" in said else None
 
 
 def play_virtually(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,11 +43,13 @@ class CellWatch:
         self._address, self.rows, self.curve = "", (), []
 
     def heard(self, said: Mapping[str, Any]) -> None:
-        """A line of the cell's log."""
+        """A line of the cell's log. Its null is a number that is not finite."""
         if said.get("event") == "ready":
             self._address = said["address"]
         elif said.get("event") == "progress":
-            self.curve.append(Observation(**{field.name: said[field.name] for field in fields(Observation)}))
+            told = {field.name: said[field.name] for field in fields(Observation)}
+            numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in told.items()}
+            self.curve.append(Observation(**numbers))
 
     async def _ask(self) -> None:
         crawl, asked = None, ""

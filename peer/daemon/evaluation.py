@@ -93,7 +93,11 @@ class Evaluation:
     def _evaluate(self, evaluator: Evaluator) -> float:
         """Judge the model as it is now; returns the seconds until the next time."""
         asked = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop)
-        rounds, model = asked.result(SNAPSHOT_WITHIN)
+        try:
+            rounds, model = asked.result(SNAPSHOT_WITHIN)
+        except TimeoutError:
+            asked.cancel()  # the peer is too busy, or waits: later, then
+            return self._every
         began, busy = time.monotonic(), time.thread_time()
         judged = evaluator.judge(model, stop=self._over.is_set)
         took = time.monotonic() - began

@@ -363,7 +363,7 @@ class Peer:
 
     def _digest(self) -> Digest:
         """Of now; the watch adds what it knows of links."""
-        known = self.watch.pulse.digest(self.peer, self.player.ledger, self.player.exchanges)
+        known = self.watch.pulse.digest(self.peer, self.player.ledger, self.player.exchanges, self.seconds())
         return known._replace(state=State.Value(f"STATE_{self.state.upper()}"), seconds=self.seconds())
 
     def summary(self) -> PeerSummary:

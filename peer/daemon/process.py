@@ -66,10 +66,11 @@ async def serve(
         network=_slow_network(config, host.parts.scenario, config.seed + peer),
     )
     _crash_as_told(host)
-    host.spans = open_tracing(config, peer)
-    web = await _serve_web(config, peer, host)
-    started(host)
+    web = None
     try:
+        host.spans = open_tracing(config, peer)
+        web = await _serve_web(config, peer, host)
+        started(host)
         return await host.run(transport, address_book, linger=linger)
     finally:
         if host.spans is not None:
@@ -128,7 +129,8 @@ async def _serve_web(config: Config, peer: int, host: Peer) -> WebServer | None:
     from peer.web.server import WebServer  # a third of a second of imports, which the launcher has no use for
 
     address = config.listen.rpartition(":")[0] or "127.0.0.1"
-    web = WebServer(host.watch, host.metrics)
+    names = (known.rpartition(":")[0] for known in (config.listen, *config.addresses))
+    web = WebServer(host.watch, host.metrics, names)
     try:
         port = await web.start(address, config.metrics_port)
     except OSError as error:

@@ -18,7 +18,7 @@ from peer.gossip.digest import MAX_LOST_LINKS, Digest, DigestBook, Held, say_eve
 from peer.gossip.membership import PeerDirectory
 from peer.gossip.round import RoundReport
 from peer.transport.base import Transport
-from peer.web.picture import state_name
+from peer.transport.states import state_name
 from topology import Schedule
 
 #: Between two tellings of what is news.

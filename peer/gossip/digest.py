@@ -3,7 +3,8 @@
 A peer says a digest of itself now and then. Whoever holds a newer one of some origin than before passes it on: not at once, but when
 its host asks (`news_for`), a few times a second, so that what a link carries is bounded however many digests come in. The greatest
 stamp of an origin wins. An origin that hears of itself a stamp that is not behind its own (it started again, or somebody lied) goes
-on above it. No clocks are compared: a digest carries its age, to which every holder adds the time for which it has held it.
+on above it, unless it is above MAX_OWN_STAMP: then whoever believed the lie hears nothing new of that origin. No clocks are compared: a
+digest carries its age, to which every holder adds the time for which it has held it.
 
 Nothing here changes how a round goes: digests are for people.
 """
@@ -24,8 +25,10 @@ MAX_IN_MESSAGE = 32
 #: Entries of `lost_links`, and of `waited_for` and `closed_by`.
 MAX_LOST_LINKS = 64
 MAX_SHARES = 8
-#: Stamps are below, so that there is always a greater one.
+#: Stamps are below.
 MAX_STAMP = 1 << 62
+#: No greater one is taken over for oneself, so that there is always a greater one that nobody refuses.
+MAX_OWN_STAMP = MAX_STAMP // 2
 MAX_COUNT = 1 << 53
 MAX_AGE_SECONDS = 1e7
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -125,7 +128,8 @@ class DigestBook:
         news: list[tuple[Digest | None, Digest]] = []
         for digest in digests:
             if digest.origin == self._peer:
-                self._stamp = max(self._stamp, digest.stamp)  # the next is above it
+                if digest.stamp <= MAX_OWN_STAMP:
+                    self._stamp = max(self._stamp, digest.stamp)  # the next is above it
                 continue
             before = self._held.get(digest.origin)
             if before is None or digest.stamp > before.digest.stamp:
@@ -160,8 +164,10 @@ class DigestBook:
     def _take(self, digest: Digest, now: float, sender: int) -> None:
         self._held[digest.origin] = Held(digest, now - digest.age_seconds)
         listeners = self._neighbors(digest.origin) if digest.origin != self._peer else ()
+        # who has it, or hears it from the origin itself
+        passed_over = {sender, digest.origin, *set(listeners).difference(digest.lost_links)}
         for link, untold in self._untold.items():
-            if link in (sender, digest.origin) or (link in listeners and link not in digest.lost_links):
-                continue  # it has it, or hears it from the origin itself
+            if link in passed_over:
+                continue
             untold.pop(digest.origin, None)
             untold[digest.origin] = None

@@ -18,12 +18,12 @@ def to_wire(digests: Iterable[Digest]) -> wire.Digests:
     return wire.Digests(digests=map(_encode, digests))
 
 
-def from_wire(message: wire.Digests, num_peers: int) -> list[Digest] | None:
-    """The digests, or None if one of them is nonsense or there are too many."""
+def from_wire(message: wire.Digests, num_peers: int) -> list[Digest]:
+    """Those digests of a message that are sound; none of a message that has too many."""
     if len(message.digests) > MAX_IN_MESSAGE:
-        return None
-    digests = [_decode(digest) for digest in message.digests]
-    return None if any(nonsense(digest, num_peers) is not None for digest in digests) else digests
+        return []
+    digests = map(_decode, message.digests)
+    return [digest for digest in digests if nonsense(digest, num_peers) is None]
 
 
 def _encode(digest: Digest) -> wire.Digest:

@@ -373,8 +373,8 @@ class Link:
                 return None
             case "digests":
                 digests = from_wire(message.digests, self.session.num_peers)
-                if digests is None:
-                    return "digest"
+                if len(digests) < len(message.digests.digests):  # not `_refuse`: whoever passes one on did not make it
+                    self._listener.on_dropped(self.peer, "digest")
                 self._listener.on_digests(self.peer, digests)
                 return None
             case _:

@@ -6,7 +6,7 @@ const REASONS = {
   quota: "own quota done", word: "another's word", quorum: "enough neighbours' word", deadline: "time-out",
   barrier: "everybody done", timeout: "safety time-out",
 };
-const KINDS = { "keeps-up": "keeps up", edge: "exchange" };
+const KINDS = { "keeps-up": "keeps up", still: "stands still", "goes-on": "goes on", edge: "exchange" };
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
@@ -61,7 +61,7 @@ function drawHead() {
   const point = curve[curve.length - 1];
   const facts = [
     ["state", own ? own.state : "starting"],
-    ["peers heard of", `${fresh.length} of ${about.num_peers}`],
+    ["peers there", `${fresh.length} of ${about.num_peers}`],
     ["round", rounds.length ? (low === high ? whole(low) : `${whole(low)} – ${whole(high)}`) : "–"],
     ["training", own ? duration(own.seconds) : "–"],
     ["samples/s", whole(fresh.reduce((sum, row) => sum + row.samples_per_second, 0))],

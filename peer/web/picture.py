@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from peer.accounts.chronicle import Event
 from peer.accounts.pulse import Point
 from peer.gossip.digest import Digest, Held
-from peer.wire.gossip_pb2 import State
+from peer.transport.states import state_name
 
 MAX_PEERS: Final = 256
 """Peers in a picture: this one, its neighbours, then by their ids; the page says how many there are."""
@@ -130,12 +130,6 @@ def _row(watched: Watched, held: Held, now: float) -> dict[str, Any]:
         "waited_for": _pairs(digest.waited_for),
         "closed_by": _pairs(digest.closed_by),
     }
-
-
-def state_name(state: int) -> str:
-    """starting, training, finished or draining; unknown to a peer of another version."""
-    known = state in State.values() and state != State.STATE_UNSPECIFIED
-    return State.Name(State.ValueType(state)).removeprefix("STATE_").lower() if known else "unknown"
 
 
 def _pairs(shares: Mapping[int, float]) -> list[list[float | None]]:

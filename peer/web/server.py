@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import re
 import socket
+from collections.abc import Collection, Iterable
 from typing import Final, Protocol, cast
 
 from aiohttp import web
@@ -48,7 +49,6 @@ GRACE_SECONDS: Final = 0.5
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
-    "Server": "grapevine",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -64,13 +64,13 @@ class Scraped(Protocol):
 
 
 class WebServer:
-    """Serves until `stop`. Made, started and stopped on one event loop."""
+    """Serves until `stop`. names: hosts whose names may be asked for. Made, started and stopped on one event loop."""
 
-    def __init__(self, watched: Watched, scraped: Scraped) -> None:
+    def __init__(self, watched: Watched, scraped: Scraped, names: Iterable[str] = ()) -> None:
         self._watched = watched
         self._streams = Streams()
         self._loop = asyncio.get_running_loop()
-        self._local = True
+        self._names = frozenset(map(str.lower, (*names, socket.gethostname())))
         self._scraped = scraped
         self._other_formats = make_aiohttp_handler(scraped.registry, disable_compression=True)
         self._runner = self._make_runner()
@@ -82,7 +82,6 @@ class WebServer:
     async def start(self, host: str, port: int) -> int:
         """Listen, on port 0 on any free one; returns the port. Raises OSError whose `strerror` says why not."""
         listening = _listen(host, port)
-        self._local = _is_loopback(listening.getsockname()[0])
         await self._runner.setup()
         self._listener = await self._loop.create_server(self._admit, sock=listening)
         self._tick()
@@ -135,6 +134,7 @@ class WebServer:
 
     def _make_runner(self) -> web.AppRunner:
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
+        app.on_response_prepare.append(_finish)
         app.router.add_get("/", self._page)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/state", self._state)
@@ -151,18 +151,15 @@ class WebServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A page of another site must not read this one: on loopback, the only names are those that mean loopback (a name of that
-        site's own could be made to point here), and from nobody else's page anything is fetched; a link may lead here."""
+        """A page of another site must not read this one: a name of that site's own, which could be made to point here, is refused, and
+        from nobody else's page anything is fetched; a link may lead here."""
         host = request.headers.get("Host")
-        if self._local and host and not _means_here(host):
-            return _sentence(403, f"this peer answers on loopback only to its address, not to the name {host[:100]}")
+        if host and not _means_here(host, self._names):
+            return _sentence(403, f"this peer answers to its address, not to the name {host[:100]}; see docs/page.md")
         foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
         if foreign and request.headers.get("Sec-Fetch-Mode") != "navigate":
             return _sentence(403, "this is for this peer's own page")
-        response = await handler(request)
-        if not response.prepared:
-            response.headers.update(_HEADERS)
-        return response
+        return await handler(request)
 
     async def _page(self, request: web.Request) -> web.Response:
         made = page()
@@ -213,6 +210,12 @@ def _quiet_logger() -> logging.Logger:
     return logger
 
 
+async def _finish(request: web.Request, response: web.StreamResponse) -> None:
+    """Of every answer, refusals too."""
+    response.headers.update(_HEADERS)
+    response.headers.popall("Server", None)  # what we are made of is nobody's business
+
+
 def _sentence(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=text + "\n")
 
@@ -235,18 +238,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-
-
-def _means_here(host: str) -> bool:
-    """Whether a Host header names an address, or a name that everywhere means this machine."""
+def _means_here(host: str, names: Collection[str]) -> bool:
+    """Whether a Host header names an address, one of these names, this machine, or a name without a dot, which a container network gives:
+    none that a stranger could have registered."""
     name = host.rpartition(":")[0] if host.count(":") == 1 or "]:" in host else host
     name = name.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    if name in names or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
-        return False
+        return "." not in name
     return True

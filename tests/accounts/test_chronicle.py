@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peer.accounts.chronicle import AGAIN_SECONDS, KEPT, Chronicle
+from peer.accounts.chronicle import AGAIN_SECONDS, KEPT, STILL_TIMES, Chronicle
 from peer.gossip.digest import Digest, Held
 
 
@@ -55,6 +55,23 @@ def test_one_slow_round_makes_no_straggler_and_ones_own_links_are_told_elsewhere
         log.digest(Digest(1), Digest(1, round=1, finished_fraction=share), "training", 0.0)
     log.digest(Digest(0), Digest(0, round=1, finished_fraction=1.0, lost_links=(1,)), "training", 0.0)
     assert texts(log) == []
+
+
+def test_a_standstill_is_noted_once_and_its_end() -> None:
+    log, told = Chronicle(0), Digest(1, round=10, seconds=5.0, finished_fraction=1.0)
+
+    def hear(round: int, seconds: float, state: str = "training") -> list[str]:
+        log.digest(told, told._replace(round=round, seconds=seconds), state, seconds)
+        return texts(log)
+
+    assert hear(10, 5.0) == []
+    assert hear(12, 15.0) == [], "rounds of 5 s"
+    assert hear(12, 14.9 + STILL_TIMES * 5.0) == [], "a long round is no standstill"
+    assert hear(12, 15.0 + STILL_TIMES * 5.0) == ["peer 1 has finished no round for 20 s"]
+    assert len(hear(12, 100.0)) == 1
+    assert hear(13, 101.0)[1:] == ["peer 1 finishes rounds again"]
+    for seconds in (500.0, 900.0):
+        assert len(hear(13, seconds, state="finished")) == 2, "who is done does not stand still"
 
 
 def test_who_is_silent_is_noted_once_and_again_when_heard_of() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from peer.accounts.exchanges import Exchanges
 from peer.accounts.ledger import Ledger
-from peer.accounts.pulse import Curve, Point, Pulse, point
+from peer.accounts.pulse import OVERDUE_ROUNDS, Curve, Point, Pulse, point
 from peer.gossip.digest import MAX_SHARES
 from peer.gossip.round import RoundReport, Timing
 
@@ -38,7 +38,7 @@ def report(round: int, seconds: float = 1.0, chunks: int = 8) -> RoundReport:
 
 def test_recent_rounds_become_shares_and_totals_stay_totals() -> None:
     pulse, ledger = Pulse(quota=8), Ledger(8)
-    before = pulse.digest(3, ledger, Exchanges())
+    before = pulse.digest(3, ledger, Exchanges(), 0.0)
     assert (before.origin, before.round, before.computing) == (3, 0, 0.0)
     assert math.isnan(before.train_loss)
     for round, chunks in enumerate((8, 2)):
@@ -48,26 +48,42 @@ def test_recent_rounds_become_shares_and_totals_stay_totals() -> None:
     exchanges = Exchanges()
     exchanges.over(1, 0.25)
     exchanges.over(4, 0.5)
-    told = pulse.digest(3, ledger, exchanges)
+    told = pulse.digest(3, ledger, exchanges, 2.0)
     assert (told.computing, told.waiting, told.exchanging, told.mixing) == (0.5, 0.25, 0.125, 0.0625)
     assert told.finished_fraction == 10 / 16
     assert told.samples_per_second == 10.0
     assert told.waited_for == {1: 0.375, 4: 0.25}, "a quarter of both rounds for a word, and the exchanges"
     assert told.closed_by == {0: 0.5, 1: 0.5}
     assert (told.round, told.samples, told.train_loss, told.closed_rounds) == (2, 20, 2.0, {"quota": 2})
-    assert pulse.digest(3, ledger, exchanges) == told, (
+    assert pulse.digest(3, ledger, exchanges, 4.0) == told, (
         "no round has finished since: the last ones are still the recent ones"
     )
     pulse.add(report(2, chunks=4))
-    told = pulse.digest(3, ledger, exchanges)
+    told = pulse.digest(3, ledger, exchanges, 3.0)
     assert (told.finished_fraction, told.closed_by, told.waited_for) == (0.5, {0: 1.0}, {})
+
+
+def test_in_a_standstill_rates_fall_until_a_round_ends() -> None:
+    pulse, ledger, exchanges = Pulse(quota=8), Ledger(8), Exchanges(waited={1: 0.25})
+    ledger.add(report(0))
+    pulse.add(report(0))
+    before = pulse.digest(0, ledger, exchanges, 1.0)
+    assert pulse.digest(0, ledger, exchanges, 1.0 + OVERDUE_ROUNDS) == before, "a long round is no standstill"
+    told = pulse.digest(0, ledger, exchanges, 10.0)
+    assert told.samples_per_second == pytest.approx(before.samples_per_second / 10)
+    assert (told.computing, told.waiting) == pytest.approx((0.05, 0.025))
+    assert told.waited_for == pytest.approx({1: before.waited_for[1] / 10})
+    assert (told.samples, told.finished_fraction, told.closed_by) == (16, 1.0, {0: 1.0})
+    ledger.add(report(9))
+    pulse.add(report(9))
+    assert pulse.digest(0, ledger, exchanges, 10.0).computing == 0.5
 
 
 def test_only_the_greatest_shares_are_told() -> None:
     pulse = Pulse(8)
     pulse.add(report(2))
     exchanges = Exchanges(waited={peer: peer / 1000 for peer in range(100)})
-    told = pulse.digest(0, Ledger(8), exchanges).waited_for
+    told = pulse.digest(0, Ledger(8), exchanges, 3.0).waited_for
     assert list(told) == list(range(99, 99 - MAX_SHARES, -1))
     assert told[99] == pytest.approx(0.099)
 

@@ -122,3 +122,9 @@ def test_more_peers_than_lines_are_counted() -> None:
 def test_numbers_for_people() -> None:
     assert [number(x) for x in (0.12345, 12.3, 1e6, math.nan, math.inf)] == ["0.1235", "12.3000", "1e+06", "-", "inf"]
     assert [amount(x) for x in (7, 1234, 5.5e7, 2e13)] == ["7 B", "1.23 kB", "55 MB", "20 TB"]
+
+
+def test_a_state_of_a_later_version_is_unknown() -> None:
+    row = Row(0)
+    row.heard(status(state=17))
+    assert "unknown" in drawn({0: row}, 110)[1]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from peer.accounts.observation import Observation
 from peer.cli.app import app
+from peer.cluster.live import how_far
 from peer.compare.results import Cell, Result, load, matrix, save
-from peer.compare.run import command_line, config_of, open_folder, play, play_really
+from peer.compare.run import _listen, command_line, config_of, open_folder, play, play_really
+from peer.compare.watch import CellWatch
 from peer.config import Config, ConfigError, validated
 from peer.exit_codes import ExitCode, Fatal
+from peer.logs import line
 from tests.conftest import Grapevine
 
 BASE = {
@@ -53,6 +61,24 @@ def test_a_command_line_makes_the_config_again(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("peer.cluster.up.check", check)
     CliRunner().invoke(app, ["up", *words])
     assert seen == [config]
+
+
+def test_what_others_say_on_standard_error_is_no_line_of_the_log() -> None:
+    heard: list[Mapping[str, Any]] = []
+    said = ["3", "null", "[1]", '"event"', '{"loss": 1}', "Killed", '{"event": "progress"}', ""]
+    code, last = _listen([sys.executable, "-c", f"import sys; sys.stderr.write({chr(10).join(said)!r})"], heard.append)
+    assert (code, last, heard) == (0, "Killed", [{"event": "progress"}])
+    code, last = _listen([sys.executable, "-c", 'import sys; sys.exit("[1]")'], heard.append)
+    assert (code, last) == (1, "[1]"), "the last sentence may look like JSON"
+
+
+def test_the_live_view_of_a_cell_outlives_a_loss_that_is_no_number() -> None:
+    watch = CellWatch()
+    for loss in (0.5, math.nan):
+        seen = Observation(1.0, 3.0, loss, math.inf, 9)
+        watch.heard(json.loads(line({"event": "progress", **asdict(seen)})))
+    shown = how_far(validated(BASE), watch.curve)
+    assert "loss of the mean model nan" in shown.plain
 
 
 def test_cells_are_kept_whole_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:

@@ -294,6 +294,33 @@ async def test_an_evaluation_takes_at_most_a_tenth_of_a_core() -> None:
     assert sheet.rows[EVAL_ROUND] == [("", (), 7)]
 
 
+async def test_a_model_that_is_not_to_be_had_in_time_is_judged_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peer.daemon.evaluation.SNAPSHOT_WITHIN", 0.02)
+    task, given_up = load_task("tests.daemon.tasks:Graded"), asyncio.Event()
+    size = Evaluator(task, seed=0)._model.vector.numel()
+    asked = 0
+
+    async def snapshot() -> tuple[int, torch.Tensor]:
+        nonlocal asked
+        asked += 1
+        try:
+            await asyncio.sleep(60 if asked == 1 else 0)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+        return 7, torch.zeros(size)
+
+    evaluation = Evaluation(task, 0, 0.01, snapshot)
+    await evaluation.prepare()
+    evaluation.start()
+    async with asyncio.timeout(10):
+        await given_up.wait()
+        while evaluation._newest is None:
+            await asyncio.sleep(0.01)
+    await evaluation.stop()
+    assert evaluation._newest[0] == 7
+
+
 async def test_a_task_that_cannot_be_evaluated_trains_on(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(config(task="tests.daemon.tasks:Unjudged", max_rounds=20, metrics_eval_every=0.001))
     with caplog.at_level(logging.ERROR):

@@ -15,6 +15,7 @@ from peer.gossip.digest import (
     MAX_AGE_SECONDS,
     MAX_IN_MESSAGE,
     MAX_LOST_LINKS,
+    MAX_OWN_STAMP,
     MAX_SHARES,
     MAX_STAMP,
     Digest,
@@ -157,7 +158,7 @@ def test_a_peer_that_started_again_or_was_lied_about_is_believed_again() -> None
     cluster.say(2, round=7)
     for _ in range(3):
         cluster.tick()
-    liar = Digest(2, stamp=MAX_STAMP - 10, round=10**6)
+    liar = Digest(2, stamp=MAX_OWN_STAMP, round=10**6)
     cluster.books[1].hear(0, [liar], cluster.clock(1))
     cluster.books[2] = DigestBook(2, 4, cluster.graph.neighbors, first_stamp=1)  # its clock went back, too
     cluster.link(1, 2)
@@ -169,6 +170,16 @@ def test_a_peer_that_started_again_or_was_lied_about_is_believed_again() -> None
         cluster.tick()
     assert cluster.agreed()
     assert {book.held[2].digest.round for book in cluster.books} == {1}
+
+
+@pytest.mark.parametrize("stamp", [MAX_OWN_STAMP, MAX_OWN_STAMP + 1, MAX_STAMP - 1])
+def test_no_lie_makes_an_honest_peer_say_what_is_refused(stamp: int) -> None:
+    book = DigestBook(0, 4, lambda peer: ())
+    for _ in range(3):
+        lie = Digest(0, stamp=stamp)
+        assert nonsense(lie, 4) is None
+        assert book.hear(1, [lie], 0.0) == [], "a peer knows itself better"
+        assert nonsense(book.say(Digest(0), 0.0), 4) is None
 
 
 def test_an_old_digest_is_no_news_and_is_not_told_to_who_has_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -123,11 +123,11 @@ class Stream:
 
 
 @asynccontextmanager
-async def site(watched: Watch | None = None, host: str = "127.0.0.1") -> AsyncIterator[Site]:
+async def site(watched: Watch | None = None, host: str = "127.0.0.1", names: Sequence[str] = ()) -> AsyncIterator[Site]:
     metrics = PeerMetrics("run", 0)
     for _ in range(3):
         metrics.word("new")
-    server = WebServer(watched or watch(), metrics)
+    server = WebServer(watched or watch(), metrics, names)
     port = await server.start(host, 0)
     try:
         yield Site(server, port)

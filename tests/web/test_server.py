@@ -75,17 +75,35 @@ async def test_the_page_needs_nothing_else_and_runs_nothing_else() -> None:
         ("evil.example", 403),
         ("evil.example:9100", 403),
         ("127.0.0.1.evil.example", 403),
+        ("peer-3:9100", 200),
+        (socket.gethostname(), 200),
+        ("Gpu3.Cluster.Example:9100", 200),
+        ("gpu3.cluster.example.evil.example", 403),
         ("", 400),
     ],
 )
-async def test_on_loopback_a_foreign_name_is_refused(host: str, status: int) -> None:
-    async with site() as at:
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0"])
+async def test_a_foreign_name_is_refused(listen: str, host: str, status: int) -> None:
+    async with site(host=listen, names=["gpu3.cluster.example"]) as at:
         assert (await at.get("/metrics", Host=host))[0] == status
 
 
-async def test_where_others_may_come_any_name_will_do_and_foreign_pages_open_no_streams() -> None:
+async def test_refusals_say_as_little_as_answers() -> None:
+    async with site() as at:
+        for status, path, told in (
+            (200, "/state", {}),
+            (404, "/nothing", {}),
+            (403, "/state", {"Host": "evil.example"}),
+            (403, "/events", {"Sec_Fetch_Site": "cross-site"}),
+        ):
+            answered, headers, _ = await at.get(path, **told)
+            assert answered == status
+            assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+            assert "server" not in headers
+
+
+async def test_foreign_pages_open_no_streams_where_others_may_come() -> None:
     async with site(host="0.0.0.0") as at:
-        assert (await at.get("/metrics", Host="peer-3:9100"))[0] == 200
         for path in ("/events", "/metrics", "/state"):
             assert (await at.get(path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors"))[0] == 403
         for path in ("/", "/metrics"):  # a link from elsewhere may lead here
