@@ -122,9 +122,10 @@ async def test_the_parts_of_a_round_do_not_overlap_and_add_up_to_wall_time(optio
         assert set(activities) == {("computing",), ("waiting",), ("exchanging",), ("mixing",), ("other",)}
         wall = page["grapevine_training_seconds_total"][()]
         assert sum(activities.values()) == pytest.approx(until)
-        assert until == pytest.approx(wall, abs=0.1)
+        # a round that was abandoned at the end is in no report; on a busy machine it may be some tenths of a second
+        assert until - 0.01 <= wall <= until + 0.5
         trained = page["grapevine_trainer_seconds_total"]
-        assert sum(trained.values()) == pytest.approx(wall, abs=0.1)
+        assert sum(trained.values()) == pytest.approx(wall, abs=0.3)
         assert page["grapevine_idle_ratio"][()] == pytest.approx(trained["idle",] / sum(trained.values()))
 
 
