@@ -85,7 +85,11 @@ class Gathering:
             self._arrived.pop(peer, None)
             self._lose(peer, lost)
 
-        handle = self._transport.exchange(peer, key, None, vector, atomic=atomic, arrived=arrived, replies=True)
+        try:
+            handle = self._transport.exchange(peer, key, None, vector, atomic=atomic, arrived=arrived, replies=True)
+        except ValueError:  # it asks again in a round that was answered, or in an older one
+            self._lose(peer, LossReason.STALE)
+            return
         request = self._expected[peer] = _Request(key.round, vector, handle)
         handle.outcome.add_done_callback(over)
         self._begun(peer, key, Exchange(key.phase, {}, {peer: vector.numel()}, atomic), handle)
@@ -151,8 +155,6 @@ class Gathering:
 
     def _lose(self, peer: int, reason: LossReason) -> None:
         self._lost[peer] = str(reason)
-        if (
-            reason is LossReason.DEADLINE
-        ):  # of a link that is down the conversation is told, and tells the others, by itself
+        if reason is LossReason.DEADLINE:  # of a link that is down the conversation is told by itself
             self._said.missed(peer)
         self._stirs()

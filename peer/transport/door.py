@@ -70,9 +70,8 @@ class Door:
         try:
             listener.setblocking(False)
             tune(listener)  # what is accepted inherits it
-            if (
-                family != socket.AF_UNIX
-            ):  # a peer that starts again must not wait until the kernel has forgotten its links
+            if family != socket.AF_UNIX:
+                # A peer that starts again must not wait until the kernel has forgotten its links.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(MAX_CALLERS)
@@ -140,7 +139,7 @@ class Door:
             async with asyncio.timeout(DIRECT_SECONDS):
                 await self._loop.sock_sendall(caller, _WELCOME)
                 if await self._loop.sock_recv(caller, len(_COMING)) != _COMING:
-                    return False  # it could not wait
+                    raise ConnectionResetError  # it could not wait
         except (TimeoutError, OSError):
             self._refused("silent")
             return False

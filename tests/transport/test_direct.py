@@ -251,6 +251,7 @@ async def test_who_could_not_wait_for_the_welcome_leaves_no_lane(
     while member.transport._door._callers:
         await asyncio.sleep(0.01)
     assert not arrived.done()
+    assert member.recorder.dropped == ["silent"]
 
 
 async def test_a_door_opens_again_where_it_was() -> None:

@@ -70,12 +70,13 @@ class ADPSGD(Algorithm):
                 assert isinstance(replied, Inbox)
                 lost.update(replied.lost)
                 if j not in replied.lost:
-                    received += self._average(x_j)
+                    received += self._average(j, x_j, lost)
         for j in plan.neighbors:
             came = yield Exchange(0, {j: state.params}, {j: d}, atomic=True)
             assert isinstance(came, Inbox)
             lost.update(came.lost)
-            received += sum(map(self._average, came.vectors.values()))
+            for x_j in came.vectors.values():
+                received += self._average(j, x_j, lost)
 
         state.samples_clock += done.num_samples * state.num_peers
         if done.num_samples:
@@ -83,10 +84,11 @@ class ADPSGD(Algorithm):
         done = done._replace(staleness=(self._averagings - read,) * done.num_chunks)
         return Update(done, lost, received)
 
-    def _average(self, theirs: Tensor) -> bool:
-        """x <- (x + theirs) / 2, unless one of the two makes no sense: both ends have both and decide alike."""
+    def _average(self, peer: int, theirs: Tensor, lost: dict[int, str]) -> bool:
+        """x <- (x + theirs) / 2, unless one of the two makes no sense, which adds to `lost`: both ends have both and decide alike."""
         x = self.state.params
         if not (is_finite(x) and is_finite(theirs)):
+            lost[peer] = "corrupt"
             return False
         torch.add(x, theirs, out=x).mul_(0.5)
         self._averagings += 1

@@ -26,13 +26,12 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, is_finite, zeros
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, zeros
+from peer.gossip.central import read_count, take_model, write_clock
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Effect, Exchange, Gather, Inbox, Reply
 from topology import FixedSchedule, RoundPlan, Schedule, star
-
-DIGIT = 1 << 24  # the largest integer up to which float32 is exact
 
 
 class _Held(NamedTuple):
@@ -94,11 +93,7 @@ class AsyncSGD(Algorithm):
         assert isinstance(inbox, Inbox)
         for why in inbox.lost.values():
             raise RoundBroken(self._head, why, needs="its head")
-        message = inbox.vectors[self._head]
-        if not is_finite(message):
-            raise RoundBroken(self._head, "corrupt", needs="its head")
-        state.params.copy_(message[:d])
-        state.samples_clock = int(message[d]) * DIGIT + int(message[d + 1])
+        state.samples_clock = take_model(self._head, inbox.vectors[self._head], state.params)
         return Update(done._replace(staleness=()), num_received=1)
 
     # the head
@@ -108,7 +103,8 @@ class AsyncSGD(Algorithm):
         lost: dict[int, str] = {}
         while True:
             worker, message = yield from self._next(plan, lost)
-            self._take(worker, message)
+            if not self._take(worker, message):
+                lost[worker] = "corrupt"
             due = len(self._held) > self.state.central.simulate_staleness
             staleness = self._apply(self._held.popleft()) if due else 0
             self._answer(worker, message)
@@ -131,13 +127,14 @@ class AsyncSGD(Algorithm):
             for worker, message in inbox.vectors.items():
                 return worker, message
 
-    def _take(self, worker: int, message: Tensor) -> None:
-        """Put its gradient into the queue, in a vector that stays when the message is written over."""
-        d, count = self.state.params.numel(), float(message[-2])
-        if count <= 0 or not is_finite(message):
-            return
-        gradient = self._free.pop() if self._free else zeros(d)
-        self._held.append(_Held(gradient.copy_(message[:d]), int(count), self._read.get(worker, 0)))
+    def _take(self, worker: int, message: Tensor) -> bool:
+        """Put its gradient, if there is one, into the queue, in a vector that stays when the message is written over. False if the message
+        makes no sense."""
+        d, count = self.state.params.numel(), read_count(message[:-1])
+        if count:
+            gradient = self._free.pop() if self._free else zeros(d)
+            self._held.append(_Held(gradient.copy_(message[:d]), count, self._read.get(worker, 0)))
+        return count is not None
 
     def _apply(self, held: _Held) -> int:
         """One update; returns its staleness."""
@@ -154,6 +151,6 @@ class AsyncSGD(Algorithm):
         """x as it is now, into `message`."""
         state, d = self.state, self.state.params.numel()
         message[:d].copy_(state.params)
-        message[d], message[d + 1] = divmod(state.samples_clock, DIGIT)
+        write_clock(state.samples_clock, message[d:])
         self._read[worker] = self._updates
         self._answered[worker] = self._answered.get(worker, 0) + 1

@@ -31,16 +31,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from peer.gossip.algorithm import (
-    Algorithm,
-    PeerState,
-    RoundBroken,
-    ScheduleOptions,
-    Score,
-    Update,
-    is_finite,
-    zeros,
-)
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, Score, Update, zeros
+from peer.gossip.central import read_count, take_model, write_clock
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Exchange, Gather, Inbox, Meanwhile, Reply
@@ -48,7 +40,6 @@ from topology import FixedSchedule, RoundPlan, Schedule, star
 
 #: What a worker may lose an exchange to while the head lives: it gave this worker up, or is past the round.
 HEAD_LIVES = ("declined", "stale")
-DIGIT = 1 << 24  # the largest integer up to which float32 is exact
 NOTHING = Accumulated(zeros(0), 0, 0, 0.0, (), str(CloseReason.MISSED))
 
 
@@ -116,10 +107,7 @@ class SyncSGD(Algorithm):
     def _take_over(self, message: Tensor, round: int) -> bool:
         """x(k+1), and whether this peer's gradient is in it."""
         state, d = self.state, self.state.params.numel()
-        if not is_finite(message):
-            raise RoundBroken(self._head, "corrupt", needs="its head")
-        state.params.copy_(message[:d])
-        state.samples_clock = int(message[d]) * DIGIT + int(message[d + 1])
+        state.samples_clock = take_model(self._head, message, state.params)
         self._version = round + 1
         return bool(message[d + 2 + state.peer])
 
@@ -132,14 +120,15 @@ class SyncSGD(Algorithm):
         done, inbox = answer
         lost = dict(inbox.lost)  # of these no exchange is under way
         came = yield from self._gather({j: size for j, size in expected.items() if j not in lost}, done, lost)
-        sound = {j: sent for j, sent in came.items() if is_finite(sent) and float(sent[-1]) >= 0}
+        counts = {j: read_count(sent) for j, sent in came.items()}
+        sound = {j: (came[j][:-1], count) for j, count in counts.items() if count is not None}
         lost.update(dict.fromkeys(came.keys() - sound.keys(), "corrupt"))
         if not sound and not state.central.head_computes and len(lost) == len(plan.neighbors):
             raise RoundBroken(*next(iter(lost.items())), needs="a worker")
 
         used = self._step(self._chosen(done, sound))
         self._out[: state.params.numel()].copy_(state.params)
-        answered = yield Reply(dict.fromkeys((j for j in plan.neighbors if j not in lost), self._out))
+        answered = yield Reply(dict.fromkeys((j for j in plan.neighbors if j in came or j not in lost), self._out))
         assert isinstance(answered, Inbox)
         lost.update(answered.lost)
         if used[state.peer] or not done.num_samples:
@@ -168,9 +157,9 @@ class SyncSGD(Algorithm):
         state = self.state
         return not state.central.backup_workers or done.num_samples >= state.batch_size * state.local_steps
 
-    def _chosen(self, done: Accumulated, sound: Mapping[int, Tensor]) -> dict[int, tuple[Tensor, int]]:
-        """(vector [d], samples) of the peers whose work counts, by id. sound: in the order of arrival."""
-        came = [(j, sent[:-1], int(sent[-1])) for j, sent in sound.items() if sent[-1] > 0]
+    def _chosen(self, done: Accumulated, sound: Mapping[int, tuple[Tensor, int]]) -> dict[int, tuple[Tensor, int]]:
+        """(vector [d], samples) of the peers whose work counts, by id. sound: the same of all that came, in the order of arrival."""
+        came = [(j, vector, count) for j, (vector, count) in sound.items() if count]
         if done.num_samples and self._counts(done):
             came.insert(0, (self.state.peer, _vector(done), done.num_samples))
         if self.state.central.backup_workers:
@@ -192,7 +181,7 @@ class SyncSGD(Algorithm):
             state.params.add_(total, alpha=1.0 / (self._num_used if by_samples else len(chosen)))
         elif chosen:
             state.optimizer.step(total, state.samples_clock, 1.0 / (num_samples if by_samples else len(chosen)))
-        tail[0], tail[1] = divmod(state.samples_clock, DIGIT)
+        write_clock(state.samples_clock, tail[:2])
         return tail[2:]
 
 

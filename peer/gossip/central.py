@@ -1,0 +1,35 @@
+"""What methods with a head write beside a vector: whole numbers, in float32."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from peer.gossip.algorithm import RoundBroken, is_finite
+
+DIGIT = 1 << 24
+"""The largest integer up to which float32 is exact."""
+
+
+def read_count(sent: Tensor) -> int | None:
+    """The samples of the gradient sum before it; sent: [d + 1]. None if a number is not finite, or the last is no count."""
+    if not is_finite(sent):
+        return None
+    count = float(sent[-1])
+    return int(count) if count >= 0 and count.is_integer() else None
+
+
+def write_clock(clock: int, digits: Tensor) -> None:
+    """The samples of all updates so far, below 2^48; digits: [2]."""
+    digits[0], digits[1] = divmod(clock, DIGIT)
+
+
+def take_model(head: int, sent: Tensor, params: Tensor) -> int:
+    """Copy the head's x into params, [d], and return its clock; sent: x and the clock's digits, [d + 2] or longer. Raises RoundBroken if
+    they are not finite, or digits are none."""
+    d = params.numel()
+    if is_finite(sent):
+        high, low = float(sent[d]), float(sent[d + 1])
+        if all(digit.is_integer() and 0 <= digit < DIGIT for digit in (high, low)):
+            params.copy_(sent[:d])
+            return int(high) * DIGIT + int(low)
+    raise RoundBroken(head, "corrupt", needs="its head")

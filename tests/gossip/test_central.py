@@ -1,0 +1,95 @@
+"""What a head and its workers refuse of each other."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from peer.gossip.algorithm import Central, PeerState, RoundBroken, Update
+from peer.gossip.algorithms.async_sgd import AsyncSGD
+from peer.gossip.algorithms.sync_sgd import SyncSGD
+from peer.gossip.central import DIGIT, read_count, take_model, write_clock
+from peer.gossip.effects import Accumulated, Both, Gather, Inbox, Reply
+from peer.gossip.round import advance
+from tests.gossip.conductor import PlainSGD
+from tests.gossip.test_contract import schedule_of
+
+D = 5
+NO_COUNTS = (0.5, -1.0, 1.5, math.nan, math.inf)
+
+
+@pytest.mark.parametrize("clock", [0, 1, DIGIT - 1, DIGIT, 123 * DIGIT + 7, DIGIT**2 - 1])
+def test_a_clock_travels_exactly(clock: int) -> None:
+    sent, params = torch.zeros(D + 2), torch.ones(D)
+    write_clock(clock, sent[D:])
+    assert take_model(0, sent, params) == clock
+    assert torch.equal(params, torch.zeros(D))
+
+
+@pytest.mark.parametrize("digits", [(-1.0, 0.0), (0.0, 0.5), (0.0, float(DIGIT)), (math.nan, 0.0), (0.0, math.inf)])
+def test_what_is_no_clock_changes_nothing(digits: tuple[float, float]) -> None:
+    params = torch.ones(D)
+    with pytest.raises(RoundBroken, match="corrupt"):
+        take_model(0, torch.tensor([0.0] * D + list(digits)), params)
+    assert torch.equal(params, torch.ones(D))
+
+
+@pytest.mark.parametrize("count", NO_COUNTS)
+def test_what_is_no_count_is_none(count: float) -> None:
+    assert read_count(torch.tensor([1.0, 2.0, count])) is None
+    assert read_count(torch.tensor([math.nan, 2.0, 3.0])) is None
+    assert read_count(torch.tensor([1.0, 2.0, 3.0])) == 3
+
+
+@pytest.mark.parametrize("count", NO_COUNTS)
+@pytest.mark.parametrize("weighting", ["samples", "peers"])
+def test_a_head_of_rounds_steps_without_it(count: float, weighting: str) -> None:
+    """Worker 2 sends a count that is none; the step is that of the others, and it is answered like them."""
+    params = torch.zeros(D)
+    state = PeerState(0, 3, params, PlainSGD(params, 0.5), batch_size=4, weighting=weighting)
+    score = SyncSGD(state).round(schedule_of(SyncSGD, 3).plan(0, 0))
+    step = advance(score, None)
+    assert isinstance(step, Both)
+    step = advance(score, (Accumulated(torch.full((D,), 4.0), 4, 4, 0.0, (0,), "quota"), Inbox({})))
+    assert isinstance(step, Gather)
+    good, bad = (torch.tensor([4.0] * D + [number]) for number in (4.0, count))
+    step = advance(score, Inbox({2: bad, 1: good}))
+    assert isinstance(step, Reply)
+    assert step.send.keys() == {1, 2}
+    assert step.send[2][D + 2 :].tolist() == [1, 1, 0], "it is told that its gradient was not used"
+    step = advance(score, Inbox({}))
+    assert isinstance(step, Update)
+    assert step.lost == {2: "corrupt"}
+    assert torch.equal(params, torch.full((D,), -0.5))
+    assert state.samples_clock == 8
+
+
+def leading() -> tuple[AsyncSGD, Tensor]:
+    params = torch.zeros(D)
+    state = PeerState(0, 3, params, PlainSGD(params, 0.5), batch_size=4, weighting="peers")
+    return AsyncSGD(state), params
+
+
+@pytest.mark.parametrize("count", NO_COUNTS)
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_head_without_rounds_answers_and_does_not_step(count: float, waiting: int) -> None:
+    head, params = leading()
+    head.state.central = Central(simulate_staleness=waiting)
+    score = head.round(schedule_of(AsyncSGD, 3).plan(0, 0))
+    step = advance(score, None)
+    good, bad = (torch.tensor([4.0] * D + [number, 0.0]) for number in (4.0, count))
+    for worker, message in [(1, bad), (1, good), (2, good)]:
+        assert isinstance(step, Gather)
+        assert torch.equal(params, torch.zeros(D))
+        step = advance(score, Inbox({worker: message.clone()}))
+        assert isinstance(step, Reply)
+        assert step.send[worker].isfinite().all()
+        step = advance(score, Inbox({}))
+        if isinstance(step, Update):
+            break
+    assert isinstance(step, Update)
+    assert step.lost == {1: "corrupt"}
+    assert torch.equal(params, torch.full((D,), -0.5))
