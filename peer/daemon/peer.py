@@ -119,6 +119,7 @@ class Peer:
             self.watch,
             payload_means_closed=parts.algorithm.sends_after_close,
             round_timeout=self.config.round_timeout,
+            idle=parts.algorithm.idle_peers,
         )
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)

@@ -234,6 +234,11 @@ class Algorithm(ABC):
     def round(self, plan: RoundPlan) -> Score:
         """One round, top to bottom. Raises RoundBroken if a peer that can't be done without was lost."""
 
+    @property
+    def idle_peers(self) -> frozenset[int]:
+        """Peers that compute nothing, for whose quota nobody waits."""
+        return frozenset()
+
     def answers_to(self, peer: int) -> bool:
         """Whether all that comes from that peer is for a `Gather`."""
         return False
