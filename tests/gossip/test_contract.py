@@ -27,7 +27,10 @@ class RingOfShards(RingAllReduce):
 
 
 #: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_central.py has what they keep.
-WITH_ROUNDS = [*(algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds), RingOfShards]
+WITH_ROUNDS: list[type[Algorithm]] = [
+    *(algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds),
+    RingOfShards,
+]
 
 
 def label(algorithm: type[Algorithm]) -> str:
