@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from topology.central_path import Vector, activation_probabilities
 from topology.graph import Matching, Matrix, Topology, TopologyError, laplacian
@@ -79,6 +78,8 @@ def mixing_parameter(mean: Matrix, spread: Matrix) -> tuple[float, float]:
     mean: Lbar = sum p_j L_j, [n, n]. spread: Ltilde = sum p_j (1 - p_j) L_j, [n, n]. J = 11'/n. Convex in alpha, 1 at 0 and at least
     1 from 2 / lambda_n(Lbar) on, so the minimum lies between.
     """
+    from scipy.optimize import minimize_scalar  # here, as it takes half a second, which every command would wait for
+
     n = len(mean)
     second = mean @ mean + 2 * spread
     rest = np.eye(n) - 1 / n
