@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class MatchaPlan:
     rho: float
 
 
+@lru_cache(maxsize=64)  # peers that are played in one process have the same
 def solve(topology: Topology, budget: float) -> MatchaPlan:
     """Decompose, choose p to maximise lambda_2, then alpha to minimise rho.
 
