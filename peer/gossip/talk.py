@@ -102,7 +102,7 @@ class Talk:
                 wake_at = self._closing.wake_at(self)
                 return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
             reason = CloseReason.TIMEOUT
-            came_last = tuple(sorted(self._silent())) if self._closing.tells != "nothing" else ()
+            came_last = tuple(sorted(self.silent())) if self._closing.tells != "nothing" else ()
             for silent in came_last:
                 self.directory.missed(silent, self.round)
         if not self._announced and reason is not CloseReason.WORD and self._closing.tells != "nothing":
@@ -126,13 +126,13 @@ class Talk:
     def waits(self) -> bool:
         if self.flood.closed.count(self.round) < self.directory.num_living and not self.directory.suspects:
             return True
-        return bool(self._silent())
+        return bool(self.silent())
 
     def heard_neighbors(self) -> tuple[int, int]:
         living = [j for j in self._neighbors(self.round) if self.directory.is_alive(j)]
         return sum(self.flood.closed.has_closed(j, self.round) for j in living), len(living)
 
-    def _silent(self) -> set[int]:
+    def silent(self) -> set[int]:
         """Who is waited for: alive, not known to have closed this round, and able to tell. A word comes over living peers only, so
         that behind the dead, or beyond a cut, nobody can be heard."""
         silent = self.directory.living() - self.flood.closed.closed(self.round)

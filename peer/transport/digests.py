@@ -10,6 +10,7 @@ from peer.wire import gossip_pb2 as wire
 _PLAIN = (
     *("origin", "stamp", "age_seconds", "state", "round", "seconds", "samples", "samples_per_second", "train_loss"),
     *("neighbor_distance", "computing", "waiting", "exchanging", "mixing", "finished_fraction", "max_staleness"),
+    "waits_seconds",
 )
 _REASONS = tuple(wire.ClosedRounds.DESCRIPTOR.fields_by_name)
 
@@ -34,6 +35,7 @@ def _encode(digest: Digest) -> wire.Digest:
         lost_links=digest.lost_links,
         waited_for=_shares(digest.waited_for),
         closed_by=_shares(digest.closed_by),
+        waits_for=digest.waits_for,
     )
 
 
@@ -46,6 +48,7 @@ def _decode(digest: wire.Digest) -> Digest:
         lost_links=tuple(digest.lost_links),
         waited_for={share.peer: share.share for share in digest.waited_for},
         closed_by={share.peer: share.share for share in digest.closed_by},
+        waits_for=tuple(digest.waits_for),
     )
 
 

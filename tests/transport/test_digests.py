@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from peer.gossip.closing import CloseReason
 from peer.gossip.digest import MAX_IN_MESSAGE, Digest
 from peer.gossip.words import Word, WordKind
 from peer.transport.digests import from_wire, to_wire
@@ -36,6 +37,8 @@ DIGEST = Digest(
     lost_links=(1,),
     waited_for={1: 0.25},
     closed_by={0: 0.5, 1: 0.5},
+    waits_for=(1,),
+    waits_seconds=12.5,
 )
 
 
@@ -95,6 +98,12 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
     later = to_wire([DIGEST]).SerializeToString() + b"\xfa\x3f\x03new"  # field 127 of Digests, of bytes
     parsed = wire.Digests.FromString(later)
     assert from_wire(parsed, 2) == [DIGEST]
+
+
+def test_every_reason_of_a_close_is_told() -> None:
+    reasons = {str(reason): 1 + i for i, reason in enumerate(CloseReason)}
+    [back] = from_wire(to_wire([DIGEST._replace(closed_rounds=reasons)]), 2)
+    assert back.closed_rounds == reasons
 
 
 def test_reasons_that_the_wire_does_not_know_are_left_out() -> None:
