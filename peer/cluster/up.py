@@ -127,6 +127,7 @@ async def up(config: Config, console: Console, view: View | None = None, *, open
         curve=observer.curve,
         summaries=[child.summary for child in launcher.children if child.summary is not None],
         models={peer: observer.models[peer] for peer in observer.answered},
+        lost=launcher.lost(),
     )
     return Outcome(await asyncio.to_thread(make_report, run, evaluator), fatal)
 
