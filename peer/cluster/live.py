@@ -45,7 +45,7 @@ class View(Protocol):
     def say(self, sentence: str) -> None: ...
 
     def ready(self, addresses: Sequence[str]) -> None:
-        """All peers train; addresses in the order of ids."""
+        """All peers train; where each is reached from this machine, in the order of ids."""
 
     def note(self, sentence: str) -> None:
         """Say what is still worth reading when the next sentence has come."""
