@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ class DigestBook:
     first_stamp: should be above those of this peer's last life, such as a wall clock in milliseconds; nothing breaks if it is not.
     """
 
-    __slots__ = ("_held", "_neighbors", "_num_peers", "_peer", "_stamp", "_untold")
+    __slots__ = ("_aged", "_aged_at", "_held", "_neighbors", "_num_peers", "_peer", "_stamp", "_untold")
 
     def __init__(
         self, peer: int, num_peers: int, neighbors: Callable[[int], Collection[int]], first_stamp: int = 0
@@ -112,6 +113,8 @@ class DigestBook:
         self._neighbors = neighbors
         self._stamp = first_stamp
         self._held: dict[int, Held] = {}
+        self._aged: dict[int, Digest] = {}  # as they are told at one moment
+        self._aged_at = math.nan
         self._untold: dict[int, dict[int, None]] = {}  # link -> origins, in the order of the news
 
     @property
@@ -143,12 +146,20 @@ class DigestBook:
         return news
 
     def news_for(self, neighbor: int, now: float) -> list[Digest]:
-        """What that neighbour is to be told now, the oldest news first, with its age; `told` it once it was sent."""
-        found = []
-        for origin in list(self._untold.get(neighbor, ()))[:MAX_IN_MESSAGE]:
-            digest, said_at = self._held[origin]
-            found.append(digest._replace(age_seconds=min(max(now - said_at, 0.0), MAX_AGE_SECONDS)))
-        return found
+        """What that neighbour is to be told now, the oldest news first, with its age; `told` it once it was sent. All neighbours are told
+        the same objects at the same moment."""
+        if now != self._aged_at:
+            self._aged.clear()
+            self._aged_at = now
+        return [self._as_of(origin, now) for origin in islice(self._untold.get(neighbor, ()), MAX_IN_MESSAGE)]
+
+    def _as_of(self, origin: int, now: float) -> Digest:
+        digest, said_at = self._held[origin]
+        aged = self._aged.get(origin)
+        if aged is None or aged.stamp != digest.stamp:
+            age = min(max(now - said_at, 0.0), MAX_AGE_SECONDS)
+            aged = self._aged[origin] = digest._replace(age_seconds=age)
+        return aged
 
     def told(self, neighbor: int, digests: Iterable[Digest]) -> None:
         """These are on their way to it."""

@@ -15,6 +15,36 @@ _PLAIN = (
 _REASONS = tuple(wire.ClosedRounds.DESCRIPTOR.fields_by_name)
 
 
+#: Digests whose bytes are kept; those of one telling are told again and again, then never.
+KEPT = 256
+
+
+class Encoder:
+    """Encodes a digest once, however many neighbours are told of it: in the middle of a star all of them are. For the same object the
+    same bytes, so what is told has to be the same object (`DigestBook.news_for`)."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: dict[
+            int, tuple[Digest, bytes]
+        ] = {}  # by identity, which nobody else has while the digest is in here
+
+    def message(self, digests: Iterable[Digest]) -> wire.ControlMessage:
+        message = wire.ControlMessage()
+        # the bytes of messages one after the other are those of one message with all of their fields
+        message.digests.MergeFromString(b"".join(map(self._bytes, digests)))
+        return message
+
+    def _bytes(self, digest: Digest) -> bytes:
+        made = self._made.get(id(digest))
+        if made is None:
+            if len(self._made) >= KEPT:
+                self._made.clear()
+            made = self._made[id(digest)] = digest, to_wire([digest]).SerializeToString()
+        return made[1]
+
+
 def to_wire(digests: Iterable[Digest]) -> wire.Digests:
     return wire.Digests(digests=map(_encode, digests))
 
