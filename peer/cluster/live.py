@@ -32,6 +32,8 @@ REASONS = {
     "quorum": "quorum",
     "deadline": "time-out",
     "barrier": "all done",
+    "missed": "a model that did not come",
+    "gradient": "a gradient that came",
 }
 
 

@@ -26,9 +26,8 @@ class Encoder:
     __slots__ = ("_made",)
 
     def __init__(self) -> None:
-        self._made: dict[
-            int, tuple[Digest, bytes]
-        ] = {}  # by identity, which nobody else has while the digest is in here
+        # by identity, which nobody else has while the digest is in here
+        self._made: dict[int, tuple[Digest, bytes]] = {}
 
     def message(self, digests: Iterable[Digest]) -> wire.ControlMessage:
         message = wire.ControlMessage()

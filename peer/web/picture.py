@@ -119,8 +119,10 @@ def _unheard(watched: Watched, peer: int) -> dict[str, Any]:
 
 def _row(watched: Watched, held: Held, now: float) -> dict[str, Any]:
     digest, age = held.digest, max(now - held.said_at, 0.0)
-    if digest.origin == watched.peer:
-        digest, age = digest._replace(waits_seconds=digest.waits_seconds + age), 0.0
+    if digest.origin == watched.peer:  # it knows itself as of now
+        if digest.waits_for:
+            digest = digest._replace(waits_seconds=digest.waits_seconds + age)
+        age = 0.0
     return {
         "peer": digest.origin,
         "age": _number(age),
