@@ -249,6 +249,14 @@ class Config(BaseModel):
             raise ValueError("must be in (0, 1]")
         return value
 
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("write HOST:PORT; 0.0.0.0 is every address of this machine, and port 0 any free one")
+        return value
+
     @field_validator("wire_dtype")
     @classmethod
     def _wire_dtype(cls, value: str | None) -> str | None:

@@ -377,7 +377,8 @@ class Peer:
     def _digest(self) -> Digest:
         """Of now; the watch adds what it knows of links."""
         known = self.watch.pulse.digest(self.peer, self.player.ledger, self.player.exchanges, self.seconds())
-        return known._replace(state=State.Value(f"STATE_{self.state.upper()}"), seconds=self.seconds())
+        state = State.Value(f"STATE_{self.state.upper()}")
+        return known._replace(state=state, seconds=self.seconds(), **self.player.waits.told())
 
     def summary(self) -> PeerSummary:
         assert self._transport is not None
