@@ -7,9 +7,9 @@
 
 8 peers, the digits MLP, batches of 16 per peer cut into 4 chunks, 80 ms of work a batch; virtual seconds until the loss of the run's
 model on the training set is 0.3. Each row has its method's defaults, but the learning rate: for each partition it is doubled or halved
-from a first guess, with nobody slow and a seed of its own, as long as that is sooner, and the least is taken that is within a tenth of the soonest.
-Finished runs are kept in OUT, so an interrupted bench goes on; seeds come one after the other, so that it is a whole table before.
-Nothing but the real runs depends on the machine.
+from a first guess, with nobody slow and a seed of its own, as long as that is sooner, and of those tried the least is taken that is
+within a tenth of the soonest. Finished runs are kept in OUT, so an interrupted bench goes on; one seed comes after the other, so that
+its table is whole before the next begins. Nothing but the real runs depends on the machine.
 """
 
 from __future__ import annotations
