@@ -276,9 +276,19 @@ def section(runs: Runs) -> str:
         lines += [*table(runs, partition), ""]
         if missing := [row for row in ROWS if row not in measured_rows(runs, partition)]:
             lines += [f"Not run yet: {', '.join(missing)}.", ""]
+    if any(measured_rows(runs, partition) for partition in PARTITIONS):
+        lines += [seeds_told(runs), ""]
     if real := [row for row in best(runs, REAL_PARTITION) if real_key(row) in runs]:
         lines += [*real_table(runs, real), ""]
     return "\n".join(lines)
+
+
+def seeds_told(runs: Runs) -> str:
+    """Over how many seeds the medians are."""
+    cells = {(s, len(of(runs, row, p, s))) for p in PARTITIONS for row in measured_rows(runs, p) for s in SCENARIOS}
+    counts = sorted({count for _, count in cells}, reverse=True)
+    told = [f"{n} seeds ({', '.join(s for s in SCENARIOS if (s, n) in cells)})" for n in counts]
+    return f"Medians are over {counts[0]} seeds." if len(counts) == 1 else f"Medians are over {', '.join(told)}."
 
 
 def real_table(runs: Runs, rows: Sequence[str]) -> Iterator[str]:

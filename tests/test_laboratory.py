@@ -90,6 +90,15 @@ def test_the_best_are_methods_each_by_its_best_row(laboratory: Any) -> None:
     assert laboratory.best(runs, partition) == ["dpsgd, `base`", "matcha"]
 
 
+def test_it_is_told_over_how_many_seeds_the_medians_are(laboratory: Any) -> None:
+    runs, partition = made(laboratory)
+    assert laboratory.seeds_told(runs) == "Medians are over 3 seeds."
+    for row in ("dpsgd", "matcha"):
+        del runs[laboratory.run_key(row, partition, "wan", 2)]
+    others = ", ".join(scenario for scenario in laboratory.SCENARIOS if scenario != "wan")
+    assert laboratory.seeds_told(runs) == f"Medians are over 3 seeds ({others}), 2 seeds (wan)."
+
+
 def test_rows_without_runs_are_named_below_the_table(laboratory: Any) -> None:
     runs, _ = made(laboratory)
     told = next(line for line in laboratory.section(runs).splitlines() if line.startswith("Not run yet: "))
