@@ -287,11 +287,19 @@ def seeds_told(runs: Runs) -> str:
     """Over how many seeds the medians are."""
     cells = {(s, len(of(runs, row, p, s))) for p in PARTITIONS for row in measured_rows(runs, p) for s in SCENARIOS}
     counts = sorted({count for _, count in cells}, reverse=True)
-    told = [f"{n} seeds ({', '.join(s for s in SCENARIOS if (s, n) in cells)})" for n in counts]
+    told = [
+        f"{n} {'seeds' if n > 1 else 'seed'} ({', '.join(s for s in SCENARIOS if (s, n) in cells)})" for n in counts
+    ]
     return f"Medians are over {counts[0]} seeds." if len(counts) == 1 else f"Medians are over {', '.join(told)}."
 
 
 def real_table(runs: Runs, rows: Sequence[str]) -> Iterator[str]:
+    yield (
+        f"The best four on {REAL_PARTITION}, each in its best row, as {PEERS} real processes with scenario {REAL_SCENARIO}, "
+        f"{1000 * REAL_BATCH_SECONDS:g} ms of work a batch, seed 0, and simulated with the same options; load: the machine's load average "
+        "after the run."
+    )
+    yield ""
     yield f"| {REAL_PARTITION}, {REAL_SCENARIO} | real seconds | simulated | rounds | simulated | accuracy | simulated | load |"
     yield "|---" * 8 + "|"
     for row in rows:
