@@ -295,7 +295,7 @@ def seeds_told(runs: Runs) -> str:
 
 def real_table(runs: Runs, rows: Sequence[str]) -> Iterator[str]:
     yield f"The best four on {REAL_PARTITION}, each in its best row, as {PEERS} real processes with scenario {REAL_SCENARIO},"
-    yield f"{1000 * REAL_BATCH_SECONDS:g} ms of work a batch, seed 0, and simulated with the same options; load: the machine's after the run."
+    yield f"{1000 * REAL_BATCH_SECONDS:g} ms of work a batch, seed 0, and simulated alike; load: the machine's after the run."
     yield ""
     yield f"| {REAL_PARTITION}, {REAL_SCENARIO} | real seconds | simulated | rounds | simulated | accuracy | simulated | load |"
     yield "|---" * 8 + "|"
