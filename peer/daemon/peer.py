@@ -212,10 +212,7 @@ class Peer:
             if await self._explained(said, broken.peer):
                 self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs {broken.needs}")
             else:
-                raise Fatal(
-                    ExitCode.LOST,
-                    f"{broken}; {self.config.algorithm} needs {broken.needs}: restart the run, or use dpsgd or matcha",
-                ) from None
+                raise Fatal(ExitCode.LOST, broken.sentence(self.config.algorithm)) from None
         finally:
             self._ended_at = self._loop.time()
             if timer is not None:

@@ -196,8 +196,7 @@ class Simulation:
     def broken(self, peer: SimPeer, error: RoundBroken) -> None:
         """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
         if not peer.talk.directory.has_left(error.peer):
-            told = f"{error}; {self.config.algorithm} needs {error.needs}: restart the run, or use dpsgd or matcha"
-            self.failure = Fatal(ExitCode.LOST, told)
+            self.failure = Fatal(ExitCode.LOST, error.sentence(self.config.algorithm))
         self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
         self.agenda.stopped = True
 

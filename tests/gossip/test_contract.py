@@ -26,8 +26,11 @@ class RingOfShards(RingAllReduce):
     whole_bytes: ClassVar[int] = -1
 
 
-#: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_central.py has what they keep.
-WITH_ROUNDS = [*(algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds), RingOfShards]
+#: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_contract_without_rounds.py is theirs.
+WITH_ROUNDS: list[type[Algorithm]] = [
+    *(algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds),
+    RingOfShards,
+]
 
 
 def label(algorithm: type[Algorithm]) -> str:
