@@ -121,6 +121,12 @@ def head_of(config: Config) -> int | None:
     return config.head if ALGORITHMS[config.algorithm].has_head else None
 
 
+def max_rounds(config: Config, peer: int) -> int | None:
+    """After how many of its own rounds that peer ends. Where a head has the model and rounds are not shared, only the head's are steps."""
+    kind = ALGORITHMS[config.algorithm]
+    return None if kind.has_head and not kind.has_rounds and peer != config.head else config.max_rounds
+
+
 def make_policy(config: Config, peer: int) -> ClosingPolicy:
     """When a round of that peer ends. One for each: a policy may learn."""
     if config.backup_workers:

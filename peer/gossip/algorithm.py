@@ -247,6 +247,11 @@ class Algorithm(ABC):
     def round(self, plan: RoundPlan) -> Score:
         """One round, top to bottom. Raises RoundBroken if a peer that can't be done without was lost."""
 
+    @property
+    def samples_of_workers(self) -> Mapping[int, int]:
+        """Of a head whose workers can't know it before they are told: by worker, its samples that are in updates."""
+        return {}
+
     def answers_to(self, peer: int) -> bool:
         """Whether all that comes from that peer is for a `Gather`."""
         return False

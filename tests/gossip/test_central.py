@@ -37,6 +37,27 @@ def test_what_is_no_clock_changes_nothing(digits: tuple[float, float]) -> None:
     assert torch.equal(params, torch.ones(D))
 
 
+@pytest.mark.parametrize("told", [(0, 9), (0, -1), (0, 0.5), (1, 0), (0, math.nan)])
+def test_a_worker_believes_no_head_that_has_used_more_than_it_was_sent(told: tuple[float, float]) -> None:
+    """8 samples were sent; and what a head has used does not become less."""
+    params = torch.zeros(D)
+    state = PeerState(1, 3, params, PlainSGD(params, 0.5), batch_size=4, weighting="peers")
+    worker, schedule = AsyncSGD(state), schedule_of(AsyncSGD, 3)
+    done = Accumulated(torch.ones(D), 4, 2, 6.0, (0, 0), "quota")
+    for round, used in enumerate((0, 4)):
+        score = worker.round(schedule.plan(round, 1))
+        advance(score, None)
+        advance(score, done)
+        update = advance(score, Inbox({0: torch.tensor([1.0] * D + [0.0, 4.0, 0.0, used])}))
+        assert isinstance(update, Update)
+        assert update.accumulated[1:4] == ((4, 2, 6.0) if used else (0, 0, 0.0))
+    score = worker.round(schedule.plan(2, 1))
+    advance(score, None)
+    advance(score, done._replace(num_samples=0))
+    with pytest.raises(RoundBroken, match="corrupt"):
+        advance(score, Inbox({0: torch.tensor([1.0] * D + [0.0, 4.0, *told])}))
+
+
 @pytest.mark.parametrize("count", NO_COUNTS)
 def test_what_is_no_count_is_none(count: float) -> None:
     assert read_count(torch.tensor([1.0, 2.0, count])) is None
@@ -80,7 +101,7 @@ def test_a_head_without_rounds_answers_and_does_not_step(count: float, waiting: 
     head.state.central = Central(simulate_staleness=waiting)
     score = head.round(schedule_of(AsyncSGD, 3).plan(0, 0))
     step = advance(score, None)
-    good, bad = (torch.tensor([4.0] * D + [number, 0.0]) for number in (4.0, count))
+    good, bad = (torch.tensor([4.0] * D + [number, 0.0, 0.0, 0.0]) for number in (4.0, count))
     for worker, message in [(1, bad), (1, good), (2, good)]:
         assert isinstance(step, Gather)
         assert torch.equal(params, torch.zeros(D))
