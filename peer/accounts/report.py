@@ -20,7 +20,7 @@ from peer.accounts.observation import Observation, consensus_distance, model_of
 from peer.assembly import head_of
 from peer.config import Config
 from peer.exit_codes import ExitCode, Fatal
-from peer.methods import WITHOUT_ROUNDS
+from peer.gossip.algorithms import ALGORITHMS
 from peer.training.evaluate import Evaluator
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
     """The report as JSON-able values; null is what nobody can tell. Evaluates the mean model and each peer's model on training and
     test set; where a run has failed and the task's own code fails here too, its numbers are null."""
     head = head_of(run.config)
-    alone = head if run.config.algorithm in WITHOUT_ROUNDS else None  # only its rounds are steps of the model
+    alone = None if ALGORITHMS[run.config.algorithm].has_rounds else head  # only its rounds are steps of the model
     models = torch.stack(list(run.models.values())) if run.models else None
     mean = model_of(models, list(run.models), head) if models is not None else None
     judge = Judge(evaluator, forgiving=run.error is not None)

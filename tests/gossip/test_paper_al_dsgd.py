@@ -13,7 +13,7 @@ from torch import Tensor
 from peer.gossip.algorithm import Algorithm, Score, Update
 from peer.gossip.algorithms.al_dsgd import ALDSGD, NUM_GRAPHS, ALMatcha
 from peer.gossip.algorithms.dpsgd import DPSGD
-from peer.gossip.effects import Exchange
+from peer.gossip.effects import Answer, Exchange
 from tests.gossip.conductor import Conductor
 from tests.gossip.test_contract import no_gradient, params, schedule_of
 from tests.gossip.test_papers import LR, QUADRATICS, TARGETS, D, N, mixing_matrix, quadratic
@@ -96,7 +96,8 @@ class Liar(ALDSGD):
     header = (1.0, 2.0)
 
     def round(self, plan: RoundPlan) -> Score:
-        score, answer = super().round(plan), None
+        score = super().round(plan)
+        answer: Answer | None = None
         while True:
             try:
                 step = score.send(answer)  # type: ignore[arg-type]
@@ -104,7 +105,7 @@ class Liar(ALDSGD):
                 return cast(Update, end.value)
             if isinstance(step, Exchange) and plan.peer == 0:
                 self._header.copy_(torch.tensor(self.header))
-            answer = yield step  # type: ignore[assignment]
+            answer = yield step
 
 
 @pytest.mark.parametrize("header", [(math.nan, 1.0), (-math.inf, 1.0), (0.1, 0.0), (0.1, 99.0), (0.1, math.nan)])
