@@ -22,6 +22,8 @@ types: $(VENV)/test-ready
 contracts: $(VENV)/test-ready
 	$(BIN)/lint-imports
 
+# bytecode is written whatever the environment says: else each of the many processes that tests start compiles all modules anew
+unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(VENV)/test-ready
 	$(BIN)/pytest
 

@@ -144,7 +144,8 @@ class Config(BaseModel):
     round_timeout: float = Field(
         300.0,
         gt=0,
-        description="Safety net: a round closes after so many seconds whatever the policy says, and silent peers become suspect",
+        description="Safety net: a round closes after so many seconds whatever the policy says, and silent peers become suspect; "
+        "a ring waits so long for each shard, whole: more on slow links",
     )
     in_flight: Literal["carry", "redo", "drain"] = Field(
         "carry", description="A chunk under way at the close: count it next round, compute it again, or finish it first"
@@ -259,6 +260,14 @@ class Config(BaseModel):
     def _budget(cls, value: float) -> float:
         if not 0 < value <= 1:
             raise ValueError("must be in (0, 1]")
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("write HOST:PORT; 0.0.0.0 is every address of this machine, and port 0 any free one")
         return value
 
     @field_validator("wire_dtype")

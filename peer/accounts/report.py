@@ -8,7 +8,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Run:
     """What the launcher saw of a run. error: the sentence it ended with before its time, None if it ended well. models: peer -> [d]
-    of those that answered the last look. summaries: of the peers that said how they ended."""
+    of those that answered the last look. summaries: of the peers that said how they ended. lost: how those ended that died in the run."""
 
     config: Config
     error: str | None
@@ -41,6 +41,7 @@ class Run:
     curve: Sequence[Observation]
     summaries: Sequence[Mapping[str, Any]]
     models: Mapping[int, Tensor]
+    lost: Mapping[int, str] = field(default_factory=dict)
 
 
 def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
         "wall_seconds": run.wall_seconds,
         "start_seconds": run.start_seconds,
         "stop_reason": run.stop_reason,
+        "peers_lost": len(run.lost),
+        "lost": {str(peer): how for peer, how in sorted(run.lost.items())},
         **_together(peers, run.config.round_chunks, alone),
         "train_loss": judge.loss(mean),
         "test_accuracy": judge.accuracy(mean),

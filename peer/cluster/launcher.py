@@ -24,12 +24,13 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
 from peer.logs import event
+from peer.transport.linked import READ_SECONDS
 
 log = logging.getLogger("grapevine.cluster")
 
-#: How long a peer that was told to stop is waited for. What it may take: its trainer's last chunk, a goodbye under way, and about 3 s
-#: for links, servers and the end of the process; twice that, because all peers stop at once and share the cores.
-PATIENCE = 2 * (TRAINER_SECONDS + GOODBYE_SECONDS + 3.0)
+#: How long a peer that was told to stop is waited for. What it may take: its trainer's last chunk, a goodbye under way, a neighbour that
+#: still reads, and about 3 s for links, servers and the end of the process; twice that, because all peers stop at once and share the cores.
+PATIENCE = 2 * (TRAINER_SECONDS + GOODBYE_SECONDS + READ_SECONDS + 3.0)
 #: How long peers that answer no more may take to say why: they close their links first.
 EXPLAINED_WITHIN = 5.0
 #: How long the system may take to end a process that was killed.
@@ -38,7 +39,8 @@ KILLED_WITHIN = 5.0
 
 @dataclass(slots=True)
 class Child:
-    """The launcher's view of one peer. ended: its process has ended, and all it said has been read."""
+    """The launcher's view of one peer. ended: its process has ended, and all it said has been read. overdue: it did not end when told to,
+    and was killed."""
 
     peer: int
     process: ForkServerProcess
@@ -49,6 +51,7 @@ class Child:
     summary: Mapping[str, Any] | None = None
     fatal: Fatal | None = None
     ended: bool = False
+    overdue: bool = False
 
     @property
     def died(self) -> bool:
@@ -103,6 +106,10 @@ class Launcher:
         """Peers whose process has not ended."""
         return [child.peer for child in self.children if not child.ended]
 
+    def lost(self) -> dict[int, str]:
+        """Peers that have died, and how."""
+        return {child.peer: _how(child) for child in self.children if child.died}
+
     def check(self) -> None:
         """Raises Fatal if a peer has ended with one, or has died and can't be done without."""
         needed = ALGORITHMS[self.config.algorithm].delivery is Delivery.EVERY_MESSAGE
@@ -152,6 +159,7 @@ class Launcher:
         """SIGKILL to all peers that still run."""
         for child in self.children:
             if child.process.pid is not None and child.process.is_alive():
+                child.overdue = True
                 os.kill(child.process.pid, signal.SIGKILL)
 
     def _let_go(self, child: Child) -> None:
@@ -238,6 +246,8 @@ class Launcher:
 def _how(child: Child) -> str:
     if child.fatal is not None:
         return child.fatal.sentence
+    if child.overdue:
+        return "did not end when it was told to, and was killed"
     code = child.process.exitcode
     return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 

@@ -22,6 +22,8 @@ from peer.wire.gossip_pb2 import StatusReply
 if TYPE_CHECKING:
     from peer.accounts.observation import Observation
 
+#: Peers of which the summary says how they were lost.
+MOST_LOST = 3
 BLOCKS = " ▁▂▃▄▅▆▇█"
 log = logging.getLogger("grapevine.run")
 REASONS = {
@@ -30,6 +32,8 @@ REASONS = {
     "quorum": "quorum",
     "deadline": "time-out",
     "barrier": "all done",
+    "missed": "a model that did not come",
+    "gradient": "a gradient that came",
 }
 
 
@@ -43,7 +47,7 @@ class View(Protocol):
     def say(self, sentence: str) -> None: ...
 
     def ready(self, addresses: Sequence[str]) -> None:
-        """All peers train; addresses in the order of ids."""
+        """All peers train; where each is reached from this machine, in the order of ids."""
 
     def note(self, sentence: str) -> None:
         """Say what is still worth reading when the next sentence has come."""
@@ -229,6 +233,8 @@ def summary(report: Mapping[str, Any], target: float | None) -> Panel:
     table.add_row(
         "wall time", f"{report['wall_seconds']:.1f} s", f"after {report['start_seconds']:.1f} s to start{ended}"
     )
+    if report["lost"]:
+        _add_lost(table, report)
     if report["peers"]:
         _add_work(table, report)
     _add_models(table, report)
@@ -236,6 +242,15 @@ def summary(report: Mapping[str, Any], target: float | None) -> Panel:
         _add_costs(table, report)
     style = "red" if error is not None else "green" if target is None or seconds is not None else "yellow"
     return Panel.fit(table, title="grapevine", title_align="left", border_style=style)
+
+
+def _add_lost(table: Table, report: Mapping[str, Any]) -> None:
+    """The first few with how they ended."""
+    lost = [f"peer {peer}: {how.removeprefix(f'peer {peer}: ')}" for peer, how in report["lost"].items()]
+    more = len(lost) - MOST_LOST
+    others = [f"and {more} other{'s' if more > 1 else ''}"] if more > 0 else []
+    number = Text(f"{len(lost)} of {report['config']['peers']}", style="red")
+    table.add_row("peers lost", number, Text("\n".join([*lost[:MOST_LOST], *others])))
 
 
 def _add_work(table: Table, report: Mapping[str, Any]) -> None:

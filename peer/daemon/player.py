@@ -22,6 +22,7 @@ from peer.daemon.conversation import Conversation
 from peer.daemon.gathering import Gathering
 from peer.daemon.playing import Master, Rules, Stopped, Stopwatch, UnderWay
 from peer.daemon.taken import Taken
+from peer.daemon.waits import Waits
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import NeighborDeadlines
@@ -65,6 +66,7 @@ class RoundPlayer:
         self.ledger = Ledger(trainer.quota_chunks)
         self.spans: PeerSpans | None = None
         self.exchanges = Exchanges()
+        self.waits = Waits()
         self.master = Master(algorithm.state.params, threading.Lock())
         self._algorithm = algorithm
         self._schedule = schedule
@@ -215,10 +217,10 @@ class RoundPlayer:
 
     async def _either(self, round: int, effect: Either, clock: Stopwatch) -> Meanwhile:
         """Without a deadline but that of the round: nobody is waited for."""
-        gathering, opened_at = self._gathering, self._accumulating_since
-        if opened_at is None:
+        gathering = self._gathering
+        if self._accumulating_since is None:
             self._said.open()
-            opened_at = self._accumulating_since = clock.now()
+            self._accumulating_since = clock.now() - clock.mixing
             x, clock_at = self.master, self._algorithm.state.samples_clock
             await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
         while True:
@@ -232,7 +234,7 @@ class RoundPlayer:
                 break
             await self._stirred_until(ask_again_at)
         done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
-        clock.accumulating += clock.now() - opened_at
+        clock.accumulating = clock.now() - clock.mixing - self._accumulating_since
         clock.computing = clock.accumulating
         self._accumulating_since = None
         self._handed_out = done.num_samples
@@ -241,16 +243,18 @@ class RoundPlayer:
     async def _until_closed(self, clock: Stopwatch, *, computes: bool = True) -> tuple[CloseReason, float]:
         """(why the round closes, when the own quota was done or, if it is not, now)."""
         computed_until: float | None = None
-        while True:
-            self._said.stirred.clear()
-            self._check_stop()
-            own_done = self._trainer.quota_done if computes else None
-            if own_done and computed_until is None:
-                computed_until = clock.now()
-            reason, ask_again_at = self._said.decide(own_done)
-            if reason is not None:
-                return reason, computed_until or clock.now()
-            await self._stirred_until(ask_again_at)
+        with self.waits:
+            while True:
+                self._said.stirred.clear()
+                self._check_stop()
+                own_done = self._trainer.quota_done if computes else None
+                if own_done is not False:
+                    self.waits.on(self._said.talk.silent)
+                    computed_until = (computed_until or clock.now()) if own_done else None
+                reason, ask_again_at = self._said.decide(own_done)
+                if reason is not None:
+                    return reason, computed_until or clock.now()
+                await self._stirred_until(ask_again_at)
 
     async def _drained(self) -> bool:
         """Wait until no chunk is in flight; whether one was."""
@@ -357,16 +361,17 @@ class RoundPlayer:
         gathering, started = self._gathering, clock.now()
         last = -1
         typical = self.ledger.typical_round_seconds
-        while not gathering.has(effect.enough):
-            self._said.stirred.clear()
-            gathering.leave_out_who_left()
-            gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
-            now = clock.now()
-            for peer in [j for j in gives_up if self._stop or now >= gives_up[j]]:
-                gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
-            self._check_stop()
-            if gathering.expected and not gathering.has(effect.enough):
-                await self._stirred_until(min(gives_up.values()))
+        with self.waits.on(lambda: gathering.expected):
+            while not gathering.has(effect.enough):
+                self._said.stirred.clear()
+                gathering.leave_out_who_left()
+                gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
+                now = clock.now()
+                for peer in [j for j in gives_up if self._stop or now >= gives_up[j]]:
+                    gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
+                self._check_stop()
+                if gathering.expected and not gathering.has(effect.enough):
+                    await self._stirred_until(min(gives_up.values()))
         for peer, arrived_at in gathering.newly_arrived():
             self._deadlines.observe(peer, max(arrived_at - started, 0.0))
             last = peer
@@ -383,7 +388,8 @@ class RoundPlayer:
         if effect.waits:
             await self._all_over(handles)
             self._gathering.settled(handles)
-        clock.exchanging += clock.now() - started
+        if self._accumulating_since is None:  # else it hides behind the computation
+            clock.exchanging += clock.now() - started
         self._check_stop()
         return self._gathering.losses()
 
@@ -402,16 +408,17 @@ class RoundPlayer:
 
         for peer in until:
             handles[peer].outcome.add_done_callback(one_less)
-        while waiting:
-            self._settled.clear()
-            now = self._loop.time()
-            for peer in [j for j in sorted(until) if self._stop or now >= until[j]]:
-                handles[peer].give_up(LossReason.LEFT if self._stop else LossReason.DEADLINE)
-                del until[peer]
-            timer = self._loop.call_at(min(until.values()), self._settled.set) if until else None
-            await self._settled.wait()
-            if timer is not None:
-                timer.cancel()
+        with self.waits.on(lambda: [peer for peer in handles if not handles[peer].outcome.done()]):
+            while waiting:
+                self._settled.clear()
+                now = self._loop.time()
+                for peer in [j for j in sorted(until) if self._stop or now >= until[j]]:
+                    handles[peer].give_up(LossReason.LEFT if self._stop else LossReason.DEADLINE)
+                    del until[peer]
+                timer = self._loop.call_at(min(until.values()), self._settled.set) if until else None
+                await self._settled.wait()
+                if timer is not None:
+                    timer.cancel()
 
     def deadline_seconds(self, peer: int) -> float:
         """How long that peer would be waited for if the round closed now."""

@@ -252,6 +252,11 @@ class Algorithm(ABC):
         """Of a head whose workers can't know it before they are told: by worker, its samples that are in updates."""
         return {}
 
+    @property
+    def idle_peers(self) -> frozenset[int]:
+        """Peers that compute nothing, for whose quota nobody waits."""
+        return frozenset()
+
     def answers_to(self, peer: int) -> bool:
         """Whether all that comes from that peer is for a `Gather`."""
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -25,6 +26,7 @@ from peer.transport.base import (
     Word,
 )
 from peer.transport.channel import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
+from peer.transport.digests import Encoder
 from peer.transport.emulated import SlowLane, SlowNetwork
 from peer.transport.exchange import Exchange, byte_view
 from peer.transport.handshake import (
@@ -47,7 +49,10 @@ PROBE_SECONDS: Final = 1.0
 """How long a link that another caller wants to replace has for an answer to a ping."""
 
 FLUSH_SECONDS: Final = 0.3
-"""How long `stop` waits for the last control words to be written."""
+"""How long `stop` waits for the last control words to be written, and for an answer to them."""
+
+READ_SECONDS: Final = 2.0
+"""How long `stop` waits for an end that may not have read yet what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class LinkedTransport(Transport):
         self._wanted: dict[int, str] = {}
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._encoder = Encoder()
 
     @abstractmethod
     async def _attempt(self, peer: int, address: str) -> bool:
@@ -118,7 +124,7 @@ class LinkedTransport(Transport):
 
     def tell_digests(self, peer: int, digests: Sequence[Digest]) -> bool:
         link = self._links.get(peer)
-        return link is not None and link.tell_digests(digests)
+        return link is not None and link.tell_digests(digests, self._encoder)
 
     def trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
         if (link := self._links.get(peer)) is not None:
@@ -154,14 +160,13 @@ class LinkedTransport(Transport):
     def traffic(self) -> Mapping[int, Traffic]:
         return self._traffic
 
+    async def goodbye(self) -> None:
+        await asyncio.gather(*(link.goodbye() for link in self._links.values() if link.owes))
+
     async def stop(self) -> None:
         """Says the last words, closes links, ends every task."""
         links = list(self._links.values())
-        try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await asyncio.gather(*(link.hang_up() for link in links))
-        except TimeoutError:
-            pass
+        await asyncio.gather(*map(self._part, links))
         for link in links:
             self._take_down(link, "stopped")
         for task in self._dials.values():
@@ -169,6 +174,14 @@ class LinkedTransport(Transport):
         self._dials.clear()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+
+    async def _part(self, link: Link) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_SECONDS if link.owes else FLUSH_SECONDS):
+                await link.goodbye()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await link.hang_up()
 
     # -- links
 

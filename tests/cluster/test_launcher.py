@@ -21,6 +21,7 @@ from peer.config import validated
 from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.daemon.process import stop_on_signals
 from peer.exit_codes import ExitCode
+from peer.transport.linked import READ_SECONDS
 from tests.cluster.stubborn import does_not_listen, hangs_up_and_lives_on, takes_breath
 
 
@@ -51,6 +52,7 @@ async def test_a_child_that_does_not_end_is_killed_and_let_go() -> None:
     line, sentinel = child.line.fileno(), child.process.sentinel
     await launcher.stop("enough", patience=0.1)
     assert (child.ended, child.died, child.process.exitcode) == (True, True, -signal.SIGKILL)
+    assert launcher.lost() == {0: "did not end when it was told to, and was killed"}
     assert_let_go(child, line, sentinel)
     await launcher.stop("enough, again")
 
@@ -147,7 +149,7 @@ def test_a_line_to_nobody_or_to_who_does_not_read_is_an_error(monkeypatch: pytes
 
 
 def test_the_launcher_is_more_patient_than_a_peer_is_slow() -> None:
-    assert PATIENCE >= TRAINER_SECONDS + GOODBYE_SECONDS + 10
+    assert PATIENCE >= TRAINER_SECONDS + GOODBYE_SECONDS + READ_SECONDS + 10
 
 
 def test_a_config_that_a_child_can_not_read_ends_it_as_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

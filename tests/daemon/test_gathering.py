@@ -29,23 +29,28 @@ async def rig() -> AsyncIterator[Rig]:
     await made.stop()
 
 
-def head(end: Member, algorithm: str = "ad-psgd") -> tuple[Conversation, Gathering, asyncio.Event]:
-    """Peer 1 of two, which answers peer 0. The event: something has come, or is lost."""
+def conversation(member: Member, algorithm: str = "ad-psgd") -> Conversation:
+    """Of peer 1, over the transport of `member`, without the rest of a peer."""
     chosen = config(algorithm=algorithm, peers=2, **({"head": 1} if algorithm == "sync-sgd" else {}))
     nothing: Any = None
-    said = Conversation(
+    return Conversation(
         1,
         make_schedule(chosen),
         make_policy(chosen, 1),
-        end.transport,
+        member.transport,
         nothing,
         Watch(1, chosen, make_schedule(chosen), lambda: Digest(1)),
         payload_means_closed=False,
         round_timeout=1.0,
     )
+
+
+def head(member: Member, algorithm: str = "ad-psgd") -> tuple[Conversation, Gathering, asyncio.Event]:
+    """Peer 1 of two, which answers peer 0. The event: something has come, or is lost."""
+    said = conversation(member, algorithm)
     said.on_link_up(0)
     stirred = asyncio.Event()
-    return said, Gathering(end.transport, said, stirred.set, lambda *_: None), stirred
+    return said, Gathering(member.transport, said, stirred.set, lambda *_: None), stirred
 
 
 async def test_who_asks_twice_in_one_round_is_lost_and_the_peer_goes_on(rig: Rig) -> None:
@@ -118,3 +123,34 @@ async def test_who_is_given_up_is_lost_and_after_a_deadline_not_waited_for_again
     assert said.directory.is_alive(0) is (why is not LossReason.DEADLINE)
     (lost,) = await ends(asked)
     assert lost is not None, "the other end hears of it"
+
+
+async def test_a_request_that_went_with_its_link_makes_room_for_the_next(rig: Rig) -> None:
+    """The first frame of a round was heard, the rest never comes; the peer asks again in a later round."""
+    asker, answerer = await rig.pair()
+    said = conversation(answerer)
+    said.on_link_up(0)
+    gathering = Gathering(answerer.transport, said, asyncio.Event().set, lambda *_: None)
+    asks = Gather({0: D}, enough=1, any_round=True, atomic=True)
+    said.asked = {0: 3}
+    gathering.open(3, asks)
+    assert list(gathering.expected) == [0]
+    x, theirs = torch.ones(D), torch.zeros(D)
+    asked = asker.open(1, ExchangeKey(4, 0), x, theirs)
+    said.asked[0] = 4
+    gathering.open(3, asks)
+    async with asyncio.timeout(10):
+        while not gathering.has_any(1):
+            await asyncio.sleep(0.001)
+    replied = gathering.reply(Reply({0: -x}))
+    assert await ends(asked, *replied.values()) == [None, None]
+    assert torch.equal(theirs, -x)
+
+
+async def test_what_was_asked_over_a_link_is_gone_with_it(rig: Rig) -> None:
+    said = conversation((await rig.pair())[1])
+    said.on_link_up(0)
+    said.asked = {0: 3}
+    said._hangs_up = True
+    said.on_link_down(0, "cut")
+    assert said.asked == {}

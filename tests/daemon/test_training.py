@@ -121,10 +121,8 @@ async def test_shards_are_added_while_they_arrive_with_the_same_bits(
     for patch in (seen, lambda self, num_bytes: None):
         monkeypatch.setattr(Taken, "arrived", patch)
         rig = Rig(settings, over)
-        summaries = await rig.run()
-        # a peer may end a round early: a goodbye overtakes pieces that are under way (docs/architecture.md)
-        ends += [peer.player.master.params for peer, s in zip(rig.peers, summaries, strict=True) if s.rounds == 2]
-    assert len(ends) >= 4
+        assert [summary.rounds for summary in await rig.run()] == [2, 2, 2]
+        ends += [peer.player.master.params for peer in rig.peers]
     assert sum(early) > 0, "no shard came in more than one piece, so nothing was tested"
     assert all(torch.equal(end, ends[0]) for end in ends)
     assert not torch.equal(ends[0][:100], torch.zeros(100))
@@ -163,7 +161,8 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
         assert in_flight == "carry" or s.max_staleness == 0
     if algorithm == "ring-all-reduce":
         assert all(torch.equal(p.player.master.params, rig.peers[0].player.master.params) for p in rig.peers)
-    assert summaries[0].finished_fraction < 0.8, "the straggler never makes it"
+    # by how much depends on what else the machine does; tests/sim/test_closed_forms.py has it exactly
+    assert summaries[0].finished_fraction < 1.0, "the straggler was never cut short"
     assert summaries[2].rounds == 25
 
 

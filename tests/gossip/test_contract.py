@@ -175,8 +175,8 @@ def test_any_number_of_peers_finds_the_minimum_of_quadratics(
         return 4 * (x - targets[i]), 4
 
     start = params(1, n)[0].expand(n, D)
-    conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.02, displaced=displaced)
-    for k in range(400):
+    conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.05, displaced=displaced)
+    for k in range(160):
         conductor.play(k, gradient)
     if algorithm.keeps_mean or algorithm.has_head:
         assert torch.allclose(conductor.params.mean(0), targets.mean(0), atol=1e-2)

@@ -20,11 +20,6 @@ from peer.training.task import load_task
 from tests.daemon.rig import config
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def one_machine(settings: dict[str, object], rounds: int) -> Tensor:
     """SGD in one process on the same samples in the same order: x [d] after so many rounds."""
     made = config(**settings)
@@ -80,6 +75,25 @@ def test_the_matrix_of_closings_is_complete(closing: str, computes: bool) -> Non
         if closing == "barrier" and (computes or summary["peer"]):
             assert summary["samples"] == 30 * 8
     assert (run.peers[0].ledger.samples > 0) == computes
+
+
+@pytest.mark.parametrize("computes", [True, False])
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_a_worker_that_stands_still_costs_a_timeout_and_nobody_else(closing: str, computes: bool) -> None:
+    run = Simulation(
+        config(
+            algorithm="sync-sgd",
+            closing=closing,
+            head_computes=computes,
+            max_rounds=60,
+            chunk_seconds=0.05,
+            round_timeout=5.0,
+            straggler=("2=pause:40s@3s",),
+        )
+    )
+    run.run()
+    assert run.failure is None
+    assert [peer.round for peer in run.peers if peer.peer != 2] == [60, 60, 60]
 
 
 @pytest.mark.parametrize(("peers", "computes", "backups"), [(8, True, 1), (8, True, 2), (7, False, 3)])
