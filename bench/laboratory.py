@@ -95,9 +95,9 @@ def simulated(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(row: str, partition: str, scenario: str, seed: int, lr: float) -> dict[str, Any]:
-    from peer.methods import WITHOUT_ROUNDS
+    from peer.gossip.algorithms import ALGORITHMS
 
-    rounds = {} if ROWS[row]["algorithm"] in WITHOUT_ROUNDS else {"max_rounds": MOST_ROUNDS}
+    rounds = {"max_rounds": MOST_ROUNDS} if ALGORITHMS[ROWS[row]["algorithm"]].has_rounds else {}
     ends = {"scenario": scenario, "seed": seed, "max_seconds": MOST_SECONDS, **rounds}
     return simulated({**settings(row, partition, lr), **ends})
 

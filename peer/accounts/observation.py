@@ -14,7 +14,8 @@ COLUMNS = 512  # of all models at a time, so that their float64 copy stays in th
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """seconds since the last peer was ready (when the models had been fetched); rounds: mean over peers; loss of the mean model;
+    """seconds since the last peer was ready (when the models had been fetched); rounds: mean over peers; loss: of the mean
+    model; both are of the head where it has the model;
     consensus_distance sqrt(mean_i ||x_i - x_mean||^2); samples: in updates, over all peers, as far as was known."""
 
     seconds: float

@@ -20,6 +20,7 @@ from peer.accounts.observation import Observation, consensus_distance, model_of
 from peer.assembly import head_of
 from peer.config import Config
 from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.algorithms import ALGORITHMS
 from peer.training.evaluate import Evaluator
 
 SCHEMA = 1
@@ -46,10 +47,12 @@ class Run:
 def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
     """The report as JSON-able values; null is what nobody can tell. Evaluates the mean model and each peer's model on training and
     test set; where a run has failed and the task's own code fails here too, its numbers are null."""
+    head = head_of(run.config)
+    alone = None if ALGORITHMS[run.config.algorithm].has_rounds else head  # only its rounds are steps of the model
     models = torch.stack(list(run.models.values())) if run.models else None
-    mean = model_of(models, list(run.models), head_of(run.config)) if models is not None else None
+    mean = model_of(models, list(run.models), head) if models is not None else None
     judge = Judge(evaluator, forgiving=run.error is not None)
-    peers = [_peer(row, run.models.get(row["peer"]), mean, judge) for row in run.summaries]
+    peers = [_peer(row, run.models.get(row["peer"]), mean, judge) for row in settled(run.summaries, run.config)]
     accuracies = [row["test_accuracy"] for row in peers if row["test_accuracy"] is not None]
     return {
         "schema": SCHEMA,
@@ -61,7 +64,7 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
         "stop_reason": run.stop_reason,
         "peers_lost": len(run.lost),
         "lost": {str(peer): how for peer, how in sorted(run.lost.items())},
-        **_together(peers, run.config.round_chunks),
+        **_together(peers, run.config.round_chunks, alone),
         "train_loss": judge.loss(mean),
         "test_accuracy": judge.accuracy(mean),
         "worst_peer_test_accuracy": min(accuracies, default=None),
@@ -102,18 +105,38 @@ class Judge:
             raise
 
 
-def _together(peers: Sequence[Mapping[str, Any]], chunks: int) -> dict[str, Any]:
-    """What all peers did; without a peer that told it, nothing is known, which is not 0."""
+def settled(summaries: Sequence[Mapping[str, Any]], config: Config) -> list[Mapping[str, Any]]:
+    """The same, with what their head knows of workers and they were not told before it ended."""
+    used = {int(j): n for row in summaries for j, n in row["samples_of_workers"].items()}
+    return [_corrected(row, used[row["peer"]], config) if row["peer"] in used else row for row in summaries]
+
+
+def _corrected(row: Mapping[str, Any], samples: int, config: Config) -> Mapping[str, Any]:
+    more, chunks = samples - row["samples"], samples // config.chunk_samples
+    full = row["rounds"] * config.round_chunks
+    return {
+        **row,
+        "samples": samples,
+        "samples_abandoned": row["samples_abandoned"] - more,
+        "chunks": chunks,
+        "finished_fraction": chunks / full if full else 0.0,
+    }
+
+
+def _together(peers: Sequence[Mapping[str, Any]], chunks: int, alone: int | None) -> dict[str, Any]:
+    """What all peers did; without a peer that told it, nothing is known, which is not 0. alone: whose rounds are the run's, if not all
+    peers' are."""
     computing, idle = (sum(row[name] for row in peers) for name in ("seconds_computing", "seconds_idle"))
     full = sum(row["rounds"] for row in _computed(peers)) * chunks
+    steps = [row for row in peers if alone in (None, row["peer"])]
     known = {
-        "rounds": max((row["rounds"] for row in peers), default=0),
+        "rounds": max((row["rounds"] for row in steps), default=None),
         **{name: sum(row[name] for row in peers) for name in _TOTALS},
         "idle_fraction": idle / (idle + computing) if idle + computing else 0.0,
         "finished_fraction": sum(row["chunks"] for row in peers) / full if full else 0.0,
         "wasted_fraction": wasted_fraction(peers),
         "sample_skew": sample_skew(peers),
-        "max_staleness": max((row["max_staleness"] for row in peers), default=0),
+        "max_staleness": max((row["max_staleness"] for row in steps), default=None),
     }
     counts = {name: dict(sum((Counter(row[name]) for row in peers), Counter[str]())) for name in _COUNTS}
     return {**(known if peers else dict.fromkeys(known)), **counts}

@@ -21,6 +21,9 @@ class Lived(Protocol):
     @property
     def stop_reason(self) -> str: ...
 
+    @property
+    def samples_of_workers(self) -> Mapping[int, int]: ...
+
     def seconds(self) -> float: ...
 
 
@@ -47,7 +50,8 @@ class Moved(Protocol):
 @dataclass(frozen=True, slots=True)
 class PeerSummary:
     """Counts are totals over the run. samples_started = samples + samples_redone + samples_nonfinite + samples_dropped + samples_abandoned
-    once the peer has stopped; `samples` is what is in updates. rounds_dropped: rounds whose update was made without this peer's samples.
+    once the peer has stopped; `samples` is what is in updates, as far as the peer knows. samples_of_workers: of a head that knows more of
+    its workers than they do, what it is of each. rounds_dropped: rounds whose update was made without this peer's samples.
     timeline: of each of the first rounds (begin, until the own quota or the close, until the close, until the end), seconds since the
     start of training. cpu_seconds: processor time of the process, from its start on."""
 
@@ -66,6 +70,7 @@ class PeerSummary:
     samples_nonfinite: int
     samples_dropped: int
     samples_abandoned: int
+    samples_of_workers: Mapping[str, int]
     train_loss: float
     neighbor_distance: float
     seconds_computing: float
@@ -102,6 +107,7 @@ class PeerSummary:
             samples_nonfinite=samples.nonfinite,
             samples_dropped=samples.dropped,
             samples_abandoned=samples.abandoned,
+            samples_of_workers={str(j): n for j, n in sorted(lived.samples_of_workers.items())},
             train_loss=ledger.train_loss,
             neighbor_distance=ledger.neighbor_distance,
             seconds_computing=computing,

@@ -58,15 +58,16 @@ class Observer:
 
         answers = await asyncio.gather(*map(fetch, range(len(self.clients))), return_exceptions=True)
         seconds = max(fetched_at) - self.ready_at
-        rounds = [answer for answer in answers if isinstance(answer, int)]
+        rounds = {i: answer for i, answer in enumerate(answers) if isinstance(answer, int)}
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         unexpected = [failure for failure in failures if not isinstance(failure, PeerUnreachable)]
         if unexpected or not rounds:
             raise (unexpected or failures)[0]
-        self.answered = [i for i, answer in enumerate(answers) if isinstance(answer, int)]
+        self.answered = list(rounds)
         loss, distance = await asyncio.to_thread(self._evaluate)
         samples = sum(status.samples for status in self.statuses if status is not None)
-        seen = Observation(seconds, sum(rounds) / len(rounds), loss, distance, samples)
+        mean_round = sum(rounds.values()) / len(rounds) if self.head not in rounds else rounds[self.head]
+        seen = Observation(seconds, mean_round, loss, distance, samples)
         self.curve.append(seen)
         return seen
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from peer.accounts.summary import PeerSummary
+from peer.assembly import max_rounds
 from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
@@ -198,7 +199,8 @@ class Peer:
                 self.config.max_seconds, self._limit, f"{self.config.max_seconds:g} s are over"
             )
         try:
-            while self.config.max_rounds is None or said.round < self.config.max_rounds:
+            most = max_rounds(self.config, self.peer)
+            while most is None or said.round < most:
                 self._link_up(said.round)
                 report = await self.player.play(said.round)
                 self.metrics.round(report)
@@ -213,15 +215,14 @@ class Peer:
             if await self._explained(said, broken.peer):
                 self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs {broken.needs}")
             else:
-                raise Fatal(
-                    ExitCode.LOST,
-                    f"{broken}; {self.config.algorithm} needs {broken.needs}: restart the run, or use dpsgd or matcha",
-                ) from None
+                raise Fatal(ExitCode.LOST, broken.sentence(self.config.algorithm)) from None
         finally:
             self._ended_at = self._loop.time()
             if timer is not None:
                 timer.cancel()
             await self._stop_trainer()
+            trainer = self._parts.trainer
+            trainer.revoke(trainer.samples.applied - self.player.ledger.samples)  # in no update that it knows of
 
     def _raise_fatal(self) -> None:
         if self._fatal is not None:
@@ -297,10 +298,9 @@ class Peer:
 
     def _absence(self, unlinked: set[int], said: Conversation) -> str:
         absent = sorted(unlinked) or said.missing()
-        names = ", ".join(f"peer {j} ({self._addresses[j]})" for j in absent[:5]) + (
-            " and others" if len(absent) > 5 else ""
-        )
-        return f"peer {self.peer}: {names} did not appear within {self.config.start_timeout:g} s"
+        names = ", ".join(f"peer {j} ({self._addresses[j]})" for j in absent[:5])
+        others = " and others" if len(absent) > 5 else ""
+        return f"peer {self.peer}: {names}{others} did not appear within {self.config.start_timeout:g} s"
 
     # the trainer's thread speaks here
 
@@ -310,9 +310,8 @@ class Peer:
         if self.spans is not None:
             self.spans.chunk(event)
         if event.verdict is not None:
-            self._fates[
-                "carried" if event.staleness and event.verdict is Verdict.COUNTED else _FATES[event.verdict]
-            ] += 1
+            carried = event.staleness and event.verdict is Verdict.COUNTED
+            self._fates["carried" if carried else _FATES[event.verdict]] += 1
         drains = self.config.in_flight == "drain"
         if event.quota_done or drains or event.verdict is not Verdict.COUNTED:
             self._loop.call_soon_threadsafe(self._on_chunk, event)
@@ -323,12 +322,8 @@ class Peer:
         else:
             in_a_row = event.nonfinite_in_a_row
             if in_a_row >= self.config.nonfinite_limit:
-                self._die(
-                    Fatal(
-                        ExitCode.NONFINITE,
-                        f"peer {self.peer}: {in_a_row} chunks in a row had NaN or infinite gradients; lower --lr or look at the data",
-                    )
-                )
+                told = f"{in_a_row} chunks in a row had NaN or infinite gradients; lower --lr or look at the data"
+                self._die(Fatal(ExitCode.NONFINITE, f"peer {self.peer}: {told}"))
         if self._said is not None:
             self._said.stirred.set()
 
@@ -369,6 +364,10 @@ class Peer:
                 self._parts.task, self.config.seed, self.config.metrics_eval_every, player.snapshot
             )
             self.metrics.ask(self._evaluation.fill)
+
+    @property
+    def samples_of_workers(self) -> Mapping[int, int]:
+        return self._parts.algorithm.samples_of_workers
 
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy of the parameters [d])."""

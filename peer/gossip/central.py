@@ -19,17 +19,23 @@ def read_count(sent: Tensor) -> int | None:
 
 
 def write_clock(clock: int, digits: Tensor) -> None:
-    """The samples of all updates so far, below 2^48; digits: [2]."""
+    """Samples so far, below 2^48, into the first two of `digits`."""
     digits[0], digits[1] = divmod(clock, DIGIT)
+
+
+def read_clock(digits: Tensor) -> int:
+    """The number that the first two of `digits` are; -1 if they are none."""
+    high, low = float(digits[0]), float(digits[1])
+    if all(digit.is_integer() and 0 <= digit < DIGIT for digit in (high, low)):
+        return int(high) * DIGIT + int(low)
+    return -1
 
 
 def take_model(head: int, sent: Tensor, params: Tensor) -> int:
     """Copy the head's x into params, [d], and return its clock; sent: x and the clock's digits, [d + 2] or longer. Raises RoundBroken if
     they are not finite, or digits are none."""
     d = params.numel()
-    if is_finite(sent):
-        high, low = float(sent[d]), float(sent[d + 1])
-        if all(digit.is_integer() and 0 <= digit < DIGIT for digit in (high, low)):
-            params.copy_(sent[:d])
-            return int(high) * DIGIT + int(low)
+    if is_finite(sent) and (clock := read_clock(sent[d:])) >= 0:
+        params.copy_(sent[:d])
+        return clock
     raise RoundBroken(head, "corrupt", needs="its head")

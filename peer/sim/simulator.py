@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +27,7 @@ from peer.assembly import (
     make_shares,
     make_stragglers,
     make_wire,
+    max_rounds,
     nominal_chunk_seconds,
     steps_locally,
 )
@@ -184,7 +185,7 @@ class Simulation:
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
         if peer.round > self.rounds:
             self.rounds = peer.round
-        if self.config.max_rounds is not None and peer.round >= self.config.max_rounds:
+        if (most := max_rounds(self.config, peer.peer)) is not None and peer.round >= most:
             self._limit(f"{peer.round} rounds are done")
             peer.leave()
             self._one_less()
@@ -196,8 +197,7 @@ class Simulation:
     def broken(self, peer: SimPeer, error: RoundBroken) -> None:
         """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
         if not peer.talk.directory.has_left(error.peer):
-            told = f"{error}; {self.config.algorithm} needs {error.needs}: restart the run, or use dpsgd or matcha"
-            self.failure = Fatal(ExitCode.LOST, told)
+            self.failure = Fatal(ExitCode.LOST, error.sentence(self.config.algorithm))
         self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
         self.agenda.stopped = True
 
@@ -238,6 +238,9 @@ class Simulation:
         for peer in self.peers:
             if not peer.gone:
                 peer.vanish()
+            peer.device.revoke(
+                peer.device.samples.applied - peer.ledger.samples
+            )  # nobody said that they are in an update
         if len(self.dead) == config.peers:
             self.failure = Fatal(ExitCode.LOST, "every peer has died")
             self._limit(self.failure.sentence)
@@ -275,7 +278,9 @@ class Simulation:
         return seen
 
     def _mean_round(self) -> float:
-        return sum(peer.round for peer in self.peers) / len(self.peers)
+        """Of the peers, or of the one that has the model."""
+        head = head_of(self.config)
+        return sum(peer.round for peer in self.peers) / len(self.peers) if head is None else self.peers[head].round
 
     def models(self) -> Tensor:
         """[n, d] of the peers that have not died."""
@@ -392,6 +397,10 @@ class _Lived:
     @property
     def stop_reason(self) -> str:
         return "crashed" if self.host.peer in self.simulation.dead else self.simulation.stop_reason
+
+    @property
+    def samples_of_workers(self) -> Mapping[int, int]:
+        return self.host.algorithm.samples_of_workers
 
     def seconds(self) -> float:
         return self.host.ended_at

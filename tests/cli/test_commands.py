@@ -74,7 +74,7 @@ def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
         (["up", "--optimizer", "adaam"], 2, "did you mean 'adam'?"),
         (["up", "--report", "/no/such/folder/r.json"], 2, "/no/such/folder"),
         (["up", "--algorithm", "ring-all-reduce", "--topology", "star"], 2, "use --topology ring"),
-        (["up", "--outer-lr", "0.5"], 2, "--outer-lr: dpsgd has no outer step; it is for slowmo, diloco, noloco"),
+        (["up", "--outer-lr", "0.5"], 2, "--outer-lr: it is for slowmo, diloco and noloco, and means"),
         (["up", "--algorithm", "noloco", "--topology", "ring"], 2, "use --topology complete, not ring"),
         (["up", "--algorithm", "diloco", "--topology", "base"], 2, "diloco can't run on base: it passes shards"),
         (["up", "--algorithm", "diloco", "--wire-dtype", "top-k:0.1"], 2, "diloco can't send top-k:0.1"),
@@ -85,6 +85,9 @@ def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
             "--consensus-step: with --outer-momentum 0.9 and 8 peers noloco drives them apart from 0.436 on",
         ),
         (["up", "--base-k", "2"], 2, "--base-k: ring has none; it is for --topology base"),
+        (["plan", "--degree", "3"], 2, "--degree: ring has none; it is for --topology random-regular"),
+        (["up", "--budget", "0.3"], 2, "--budget: it is for matcha and al-matcha, and means nothing with dpsgd"),
+        (["up", "--quorum", "0.3"], 2, "--quorum: it is for --closing quorum, and means nothing with first"),
         (
             ["up", "--topology", "base", "--algorithm", "matcha"],
             2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peer.assembly import make_wire
+from peer.assembly import make_schedule, make_wire
 from peer.config import ConfigError, validated
 from peer.gossip.compression import wire_format
 from peer.gossip.mixing import payload_bytes
@@ -89,8 +89,13 @@ def test_the_task_without_vectors_sends_as_many_bytes_as_vectors_would(algorithm
     ],
 )
 def test_what_is_not_correct_is_refused_at_the_start(options: dict[str, object], sentence: str) -> None:
+    def build() -> None:
+        made = validated(options)
+        make_schedule(made)
+        make_wire(made)
+
     with pytest.raises(ConfigError, match=sentence) as error:
-        make_wire(validated(options))
+        build()
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match=sentence):
         Simulation(config(**options))

@@ -253,3 +253,35 @@ def test_without_rounds_a_dead_head_ends_the_run_and_a_dead_or_leaving_worker_do
     file.write_text("".join(f"[[crash]]\npeer = {worker}\nat = {worker}\n" for worker in (1, 2, 3)))
     report = simulate(config(**settings, scenario=str(file)))
     assert "async-sgd needs a worker" in report["error"]
+
+
+@pytest.mark.parametrize(("peers", "tau"), [(4, 0), (4, 50), (3, 1000)])
+def test_only_what_the_head_applied_is_in_updates_and_only_its_rounds_are_rounds(peers: int, tau: int) -> None:
+    """30 updates of 16 samples, whatever has been computed for them; every other sample has another fate."""
+    settings = {"peers": peers, "simulate_staleness": tau, "max_rounds": 30, "batch_size": 16, "chunks": 4}
+    report = simulate(config(algorithm="async-sgd", **settings))
+    assert report["error"] is None
+    assert report["stop_reason"] == "30 rounds are done"
+    assert (report["rounds"], report["samples"]) == (30, 480)
+    assert report["curve"][-1]["rounds"] == 30
+    assert sum(row["rounds"] for row in report["peers"][1:]) >= 30 + tau - peers
+    assert sum(row["chunks"] for row in report["peers"]) == 120
+    for row in report["peers"]:
+        fates = [row[f"samples{name}"] for name in ("", "_redone", "_nonfinite", "_dropped", "_abandoned")]
+        assert row["samples_started"] == sum(fates)
+        assert min(fates) >= 0
+        assert row["finished_fraction"] <= 1
+    if tau == 50:
+        assert report["finished_fraction"] < 0.5
+
+
+def test_workers_know_what_was_applied_but_for_the_last_answers() -> None:
+    """Without the head's books: what they were told is never more than that, and less by a gradient each at most."""
+    run = Simulation(config(algorithm="async-sgd", peers=4, simulate_staleness=5, max_rounds=40))
+    run.run()
+    used = run.peers[0].algorithm.samples_of_workers
+    assert sum(used.values()) == 40 * 8
+    for worker in (1, 2, 3):
+        told = run.peers[worker].ledger.samples
+        assert used[worker] - 8 <= told <= used[worker]
+        assert math.isfinite(run.peers[worker].ledger.train_loss)
