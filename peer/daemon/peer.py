@@ -21,7 +21,7 @@ from peer.daemon.counts import PeerMetrics
 from peer.daemon.evaluation import Evaluation
 from peer.daemon.lag import LoopLag
 from peer.daemon.player import RoundPlayer
-from peer.daemon.playing import Rules, Stopped
+from peer.daemon.playing import ASKED, Rules, Stopped
 from peer.daemon.readings import Readings, identity
 from peer.daemon.watch import Watch
 from peer.exit_codes import ExitCode, Fatal
@@ -121,6 +121,7 @@ class Peer:
             payload_means_closed=parts.algorithm.sends_after_close,
             round_timeout=self.config.round_timeout,
         )
+        said.needed = parts.algorithm.needed
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
         if self.spans is not None:
@@ -147,7 +148,7 @@ class Peer:
         """End training as soon as possible and say goodbye. May be called again."""
         self._released.set()
         if not self.stop_reason:
-            self.stop_reason = f"asked: {reason}"
+            self.stop_reason = ASKED + reason
         if self._player is not None:
             self._player.request_stop()
 
