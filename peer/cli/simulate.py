@@ -17,8 +17,13 @@ from peer.sim.simulator import Simulation
 
 def run_simulation(config: Config, console: Console, *, exact: bool, num_parameters: int) -> None:
     """Simulate, print the summary, write the report. Raises Fatal."""
-    console.print(describe(config) + ", simulated", style="dim")
-    report = simulate(config, exact=exact, num_parameters=num_parameters, progress=Progress(console))
+    report = simulate(
+        config,
+        exact=exact,
+        num_parameters=num_parameters,
+        begins=lambda: console.print(describe(config) + ", simulated", style="dim"),
+        progress=Progress(console),
+    )
     if config.task == TIMING:
         console.print(_timing_summary(report))
     else:

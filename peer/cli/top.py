@@ -14,7 +14,7 @@ from rich.text import Text
 
 from peer.cluster.crawl import Crawl
 from peer.cluster.live import Frame
-from peer.cluster.table import LATELY, PeersTable, number
+from peer.cluster.table import LATELY, PeersTable, number, placed
 from peer.exit_codes import ExitCode, Fatal
 from peer.transport.client import PeerUnreachable
 
@@ -113,7 +113,7 @@ def _head(crawl: Crawl) -> Text:
     first = crawl.first
     assert first is not None, "nobody has answered yet"
     run, algorithm, topology, task = map(printable, (first.run, first.algorithm, first.topology, first.task))
-    text = Text(f"run {run!r}: {first.num_peers} peers, {algorithm} on a {topology}, task {task}\n", style="dim")
+    text = Text(f"run {run!r}: {first.num_peers} peers, {algorithm} {placed(topology)}, task {task}\n", style="dim")
     return text.append_text(_totals(crawl))
 
 

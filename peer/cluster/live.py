@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from peer.cluster.table import PeersTable, Row, amount, hear
+from peer.cluster.table import PeersTable, Row, amount, hear, placed
 from peer.config import Config
 from peer.logs import event
 from peer.methods import WITH_HEAD
@@ -182,7 +182,8 @@ def describe(config: Config) -> str:
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
     scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
     wire = f", {config.wire_dtype} on the wire" if config.wire_dtype not in (None, "fp32") else ""
-    return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{wire}{scenario}{stragglers}, task {config.task}"
+    where = f"{config.peers} peers, {config.algorithm} {placed(config.topology)}"
+    return f"{where}, {how}{wire}{scenario}{stragglers}, task {config.task}"
 
 
 def headline(config: Config, curve: Sequence[Observation]) -> Text:

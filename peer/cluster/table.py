@@ -214,6 +214,11 @@ def _neighbors(status: StatusReply, room: int) -> Text:
     return text
 
 
+def placed(topology: str) -> str:
+    """Where peers are, by its name: on what is a thing, or on what is called so."""
+    return f"on a {topology}" if topology in ("ring", "torus", "star") else f"on topology {topology}"
+
+
 def number(value: float) -> str:
     """A loss for people."""
     if math.isnan(value):
