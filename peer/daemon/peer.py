@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from peer.accounts.summary import PeerSummary
-from peer.assembly import max_rounds
+from peer.assembly import head_of, max_rounds
 from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
@@ -195,9 +195,8 @@ class Peer:
             self._evaluation.start()
         timer = None
         if self.config.max_seconds is not None:
-            timer = self._loop.call_later(
-                self.config.max_seconds, self._limit, f"{self.config.max_seconds:g} s are over"
-            )
+            over = f"{self.config.max_seconds:g} s are over"
+            timer = self._loop.call_later(self.config.max_seconds, self._limit, over)
         try:
             most = max_rounds(self.config, self.peer)
             while most is None or said.round < most:
@@ -387,6 +386,7 @@ class Peer:
             fingerprint=self._parts.fingerprint,
             metrics_port=max(self.bound.metrics_port, 0),
             neighbors=self._neighbors(),
+            head=head_of(self.config),
         )
         reply.rounds_by_reason.update(summary.rounds_by_reason)
         for name in _SAME_IN_STATUS:
