@@ -199,8 +199,11 @@ def nominal_chunk_seconds(config: Config, scenario: Scenario) -> float:
     return config.chunk_seconds or scenario.chunk_seconds or 0.0
 
 
-def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimizer) -> Algorithm:
-    """One peer's side, working on `params` [d], which are those that all peers start from. Raises ConfigError."""
+def make_algorithm(
+    config: Config, peer: int, params: Tensor, optimizer: Optimizer, num_elements: int | None = None
+) -> Algorithm:
+    """One peer's side, working on `params` [d], which are those that all peers start from. num_elements: of the model that they stand
+    for, where they are empty. Raises ConfigError."""
     kind = ALGORITHMS[config.algorithm]
     state = PeerState(
         peer=peer,
@@ -213,6 +216,7 @@ def make_algorithm(config: Config, peer: int, params: Tensor, optimizer: Optimiz
         wire=make_wire(config),
         consensus_step=_consensus_step(config),
         outer=make_outer(config),
+        num_elements=num_elements,
         central=Central(
             config.head,
             config.head_computes,

@@ -131,7 +131,8 @@ class Config(BaseModel):
     round_timeout: float = Field(
         300.0,
         gt=0,
-        description="Safety net: a round closes after so many seconds whatever the policy says, and silent peers become suspect",
+        description="Safety net: a round closes after so many seconds whatever the policy says, and silent peers become suspect; "
+        "a ring waits so long for each shard, whole: more on slow links",
     )
     in_flight: Literal["carry", "redo", "drain"] = Field(
         "carry", description="A chunk under way at the close: count it next round, compute it again, or finish it first"

@@ -15,7 +15,11 @@ from topology.randomness import stable_seed, stable_uniform
 
 
 class RoundPlan(NamedTuple):
-    """One peer's part in one round: x_i <- self_weight x_i + sum_j weights_j x_j over its neighbors j (sorted) of this round."""
+    """One peer's part in one round: x_i <- self_weight x_i + sum_j weights_j x_j over its neighbors j (sorted) of this round.
+
+    Of methods without rounds: instead: who takes the place of a neighbor that takes part in nothing, the first first. asked_by: who may
+    choose this peer, at any time.
+    """
 
     round: int
     peer: int
@@ -23,6 +27,8 @@ class RoundPlan(NamedTuple):
     weights: tuple[float, ...]
     self_weight: float
     active_matchings: tuple[int, ...] = ()
+    instead: tuple[int, ...] = ()
+    asked_by: tuple[int, ...] = ()
 
 
 class Schedule(Protocol):
@@ -249,11 +255,13 @@ class PairSchedule:
         return self.topology.num_peers
 
     def plan(self, round: int, peer: int) -> RoundPlan:
-        higher = [j for j in self.topology.neighbors(peer) if j > peer]
+        neighbors = self.topology.neighbors(peer)
+        lower, higher = tuple(j for j in neighbors if j < peer), [j for j in neighbors if j > peer]
         if not higher:
-            return RoundPlan(round, peer, (), (), 1.0)
-        chosen = higher[int(stable_uniform(self.seed, "pair", peer, round) * len(higher))]
-        return RoundPlan(round, peer, (chosen,), (0.5,), 0.5)
+            return RoundPlan(round, peer, (), (), 1.0, asked_by=lower)
+        chosen = higher.pop(int(stable_uniform(self.seed, "pair", peer, round) * len(higher)))
+        higher.sort(key=lambda j: stable_uniform(self.seed, "instead", peer, round, j))
+        return RoundPlan(round, peer, (chosen,), (0.5,), 0.5, instead=tuple(higher), asked_by=lower)
 
     def base(self, round: int) -> Topology:
         return self.topology

@@ -24,12 +24,13 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
 from peer.logs import event
+from peer.transport.linked import READ_SECONDS
 
 log = logging.getLogger("grapevine.cluster")
 
-#: How long a peer that was told to stop is waited for. What it may take: its trainer's last chunk, a goodbye under way, and about 3 s
-#: for links, servers and the end of the process; twice that, because all peers stop at once and share the cores.
-PATIENCE = 2 * (TRAINER_SECONDS + GOODBYE_SECONDS + 3.0)
+#: How long a peer that was told to stop is waited for. What it may take: its trainer's last chunk, a goodbye under way, a neighbour that
+#: still reads, and about 3 s for links, servers and the end of the process; twice that, because all peers stop at once and share the cores.
+PATIENCE = 2 * (TRAINER_SECONDS + GOODBYE_SECONDS + READ_SECONDS + 3.0)
 #: How long peers that answer no more may take to say why: they close their links first.
 EXPLAINED_WITHIN = 5.0
 #: How long the system may take to end a process that was killed.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from peer.daemon.counts import PeerMetrics
@@ -40,6 +40,7 @@ class Conversation:
         *,
         payload_means_closed: bool,
         round_timeout: float,
+        idle: Collection[int] = (),
     ) -> None:
         self.peer = peer
         self.stirred = asyncio.Event()
@@ -54,6 +55,7 @@ class Conversation:
             transport.tell,
             payload_means_closed=payload_means_closed,
             round_timeout=round_timeout,
+            idle=idle,
         )
         self._metrics = metrics
         self._watch = watch
@@ -144,6 +146,8 @@ class Conversation:
         self.stirred.set()
 
     def on_link_down(self, peer: int, reason: str) -> None:
+        if self.asked:
+            self.asked.pop(peer, None)  # what it asked is gone with the link
         self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
         if not self._hangs_up and self._talk.link_down(peer):
             lost = event("link-lost", neighbor=peer, reason=reason)

@@ -50,13 +50,15 @@ class Gathering:
 
     def open(self, round: int, effect: Gather) -> None:
         """Expect a vector of each peer that none is expected of yet."""
-        asked = self._said.asked
+        asked = self._said.asked or {}
         for peer, size in sorted(effect.receive.items()):
+            if effect.any_round and peer in self._expected and peer in asked:
+                self._expected.pop(peer).handle.give_up(LossReason.LEFT)  # it asks anew: that one never comes
             if peer in self._expected or peer in self._arrived:
                 continue
             stamp = effect.stamps.get(peer, round)
             if effect.any_round:
-                if not asked or peer not in asked:
+                if peer not in asked:
                     continue
                 stamp = asked.pop(peer)
             takes_part, why = self._said.directory.takes_part(peer, stamp)

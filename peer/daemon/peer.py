@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from peer.accounts.summary import PeerSummary
-from peer.assembly import head_of, max_rounds
+from peer.assembly import max_rounds
 from peer.config import Config
 from peer.daemon.assembly import Parts, assemble
 from peer.daemon.conversation import Conversation
@@ -23,6 +22,7 @@ from peer.daemon.lag import LoopLag
 from peer.daemon.player import RoundPlayer
 from peer.daemon.playing import ASKED, Rules, Stopped
 from peer.daemon.readings import Readings, identity
+from peer.daemon.status import neighbors_of, status_reply
 from peer.daemon.watch import Watch
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.algorithm import RoundBroken
@@ -33,7 +33,7 @@ from peer.training.accumulator import InFlight, Verdict
 from peer.training.remote import ComputerDied, ComputerFailed
 from peer.training.trainer import ChunkEvent
 from peer.transport.base import ExchangeKey, Transport
-from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
+from peer.wire.gossip_pb2 import State, StatusReply
 
 if TYPE_CHECKING:
     from peer.daemon.spans import PeerSpans
@@ -120,6 +120,7 @@ class Peer:
             self.watch,
             payload_means_closed=parts.algorithm.sends_after_close,
             round_timeout=self.config.round_timeout,
+            idle=parts.algorithm.idle_peers,
         )
         said.needed = parts.algorithm.needed
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
@@ -248,10 +249,22 @@ class Peer:
         self.state = "draining"
         said.say_last_words()
         await self._stop_trainer()
+        if self.stop_reason:
+            await self._until_read(transport)
         await transport.stop()
         self.watch.stop()
         self._lag.stop()
         self.player.close()
+
+    async def _until_read(self, transport: Transport) -> None:
+        """A peer that has come to its end in order waits until its neighbours have what it sent them last, or it is told to stop: as
+        long as a link may be slow. `Transport.stop` waits for no longer than who is asked to stop may take."""
+        waits = (asyncio.ensure_future(transport.goodbye()), asyncio.ensure_future(self._released.wait()))
+        try:
+            await asyncio.wait(waits, timeout=PRESETS[self.config.preset].most, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in waits:
+                waiting.cancel()
 
     async def _stop_trainer(self) -> None:
         """End the evaluations, the trainer's thread and its clock, once; what is under way is abandoned."""
@@ -373,58 +386,20 @@ class Peer:
         return PeerSummary.of(self.player.ledger, self._parts.trainer, self._transport.traffic(), self)
 
     def status(self) -> StatusReply:
-        """For `grapevine status` and the live view."""
-        summary = self.summary()
-        reply = StatusReply(
-            peer=self.peer,
-            num_peers=self.config.peers,
-            run=self.config.run,
-            algorithm=self.config.algorithm,
-            topology=self.config.topology,
-            task=self.config.task,
-            state=State.Value(f"STATE_{self.state.upper()}"),
-            fingerprint=self._parts.fingerprint,
-            metrics_port=max(self.bound.metrics_port, 0),
-            neighbors=self._neighbors(),
-            head=head_of(self.config),
-        )
-        reply.rounds_by_reason.update(summary.rounds_by_reason)
-        for name in _SAME_IN_STATUS:
-            setattr(reply, name, getattr(summary, name))
-        for name, seconds in summary.shares.items():
-            setattr(reply, name, seconds)
-        reply.chunks_finished = summary.chunks
-        reply.consensus_distance = summary.neighbor_distance
-        return reply
-
-    def _neighbors(self) -> list[Neighbor]:
         assert self._transport is not None
         assert self._said is not None
-        traffic = self._transport.traffic()
-        rows = []
-        for j in self._parts.schedule.base(self._said.round).neighbors(self.peer):
-            moved = traffic.get(j)
-            rows.append(
-                Neighbor(
-                    peer=j,
-                    address=self._addresses.get(j, ""),
-                    state=str(self._said.directory.status(j)),
-                    bytes_sent=moved.bytes_sent if moved else 0,
-                    bytes_received=moved.bytes_received if moved else 0,
-                    missed=self.player.ledger.lost_by_neighbor[j],
-                    round_trip_seconds=moved.round_trip_seconds if moved else math.nan,
-                    data_plane=moved.data_plane if moved else "",
-                )
-            )
-        return rows
+        neighbors = neighbors_of(
+            self._said,
+            self._parts.schedule.base(self._said.round).neighbors(self.peer),
+            self._addresses,
+            self._transport.traffic(),
+            self.player.ledger.lost_by_neighbor,
+        )
+        fingerprint, port = self._parts.fingerprint, self.bound.metrics_port
+        return status_reply(self.config, self.summary(), self.state, fingerprint, port, neighbors)
 
 
 #: Fields in which a stranger or a second claimant of an id may differ without harm; from all wanted peers they are fatal too.
 _HARMLESS = {"run", "peer", "hello", "protocol", "duplicate"}
 #: What metrics call the verdicts on chunks.
 _FATES = {Verdict.COUNTED: "finished", Verdict.REDO: "redone", Verdict.NONFINITE: "nonfinite"}
-_SAME_IN_STATUS = (
-    *("pid", "seconds", "round", "train_loss", "idle_fraction", "finished_fraction", "max_staleness"),
-    *("samples", "samples_started", "samples_redone", "samples_nonfinite", "samples_abandoned"),
-    *("bytes_sent", "bytes_received"),
-)

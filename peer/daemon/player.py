@@ -215,10 +215,10 @@ class RoundPlayer:
 
     async def _either(self, round: int, effect: Either, clock: Stopwatch) -> Meanwhile:
         """Without a deadline but that of the round: nobody is waited for."""
-        gathering, opened_at = self._gathering, self._accumulating_since
-        if opened_at is None:
+        gathering = self._gathering
+        if self._accumulating_since is None:
             self._said.open()
-            opened_at = self._accumulating_since = clock.now()
+            self._accumulating_since = clock.now() - clock.mixing
             x, clock_at = self.master, self._algorithm.state.samples_clock
             await self.off_loop(lambda: self._trainer.open(round, x.params, x.lock, clock_at))
         while True:
@@ -232,7 +232,7 @@ class RoundPlayer:
                 break
             await self._stirred_until(ask_again_at)
         done = await self.off_loop(lambda: self._trainer.close(round, str(reason)))
-        clock.accumulating += clock.now() - opened_at
+        clock.accumulating = clock.now() - clock.mixing - self._accumulating_since
         clock.computing = clock.accumulating
         self._accumulating_since = None
         self._handed_out = done.num_samples
@@ -383,7 +383,8 @@ class RoundPlayer:
         if effect.waits:
             await self._all_over(handles)
             self._gathering.settled(handles)
-        clock.exchanging += clock.now() - started
+        if self._accumulating_since is None:  # else it hides behind the computation
+            clock.exchanging += clock.now() - started
         self._check_stop()
         return self._gathering.losses()
 

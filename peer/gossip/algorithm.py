@@ -65,8 +65,8 @@ class PeerState:
     samples_clock counts the samples of the updates applied so far, of the whole cluster as far as this peer knows them. A full round is
     batch_size * local_steps samples; with several local steps the trainer makes them, and `optimizer` is not used. wire: the format
     of vectors on the wire. consensus_step: gamma of CHOCO-SGD, where the format needs it, or of NoLoCo. outer: of the methods with an
-    outer step. num_params: elements of x_i that are parameters, before the float buffers; None: all. learning_rate_factor(samples): of
-    the base learning rate.
+    outer step. num_params: elements of x_i that are parameters, before the float buffers; None: all. num_elements: of the model that
+    x_i stands for, where it is empty as nothing is computed; None: those of x_i. learning_rate_factor(samples): of the base learning rate.
     """
 
     peer: int
@@ -82,11 +82,16 @@ class PeerState:
     outer: Outer = NO_OUTER_STEP
     central: Central = Central()
     num_params: int | None = None
+    num_elements: int | None = None
     learning_rate_factor: Callable[[int], float] = lambda samples_clock: 1.0
 
     @property
     def num_parameters(self) -> int:
         return self.params.numel() if self.num_params is None else self.num_params
+
+    @property
+    def size_on_wire(self) -> int:
+        return self.params.numel() if self.num_elements is None else self.num_elements
 
 
 class Update(NamedTuple):
@@ -178,9 +183,6 @@ class Algorithm(ABC):
     #: The model is one peer's, the head's; the others take it over.
     has_head: ClassVar[bool] = False
 
-    #: A vector on the wire is one n-th of the model.
-    sends_shards: ClassVar[bool] = False
-
     #: Kinds of --wire-dtype with which this algorithm is known to be correct, and half a sentence on why not the others.
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32",)
     why_not_others: ClassVar[str] = "nobody has shown that it converges with rounded vectors"
@@ -219,6 +221,11 @@ class Algorithm(ABC):
         return None
 
     @classmethod
+    def num_shards(cls, num_peers: int, num_elements: int, wire: WireFormat) -> int:
+        """How many vectors on the wire make one of a model of so many elements."""
+        return 1
+
+    @classmethod
     @abstractmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
         """Who talks to whom. Raises TopologyError if the options do not suit this algorithm."""
@@ -231,6 +238,11 @@ class Algorithm(ABC):
     def samples_of_workers(self) -> Mapping[int, int]:
         """Of a head whose workers can't know it before they are told: by worker, its samples that are in updates."""
         return {}
+
+    @property
+    def idle_peers(self) -> frozenset[int]:
+        """Peers that compute nothing, for whose quota nobody waits."""
+        return frozenset()
 
     def answers_to(self, peer: int) -> bool:
         """Whether all that comes from that peer is for a `Gather`."""

@@ -6,7 +6,8 @@ simulator in virtual time; there is no second implementation of the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 
 from peer.gossip.closing import CloseReason, ClosingPolicy
 from peer.gossip.flooding import Flood
@@ -17,6 +18,9 @@ from topology import Schedule
 #: A neighbour that says it closed a round so far back has missed what was said since, and is told again.
 STALE_ROUNDS = 2
 
+#: Seconds after which a suspect is asked again that would not be heard otherwise: the first pause, and the longest; they double.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+
 
 class Talk:
     """Words, links and the end of the round of one peer; also the `RoundView` of its closing policy.
@@ -25,14 +29,19 @@ class Talk:
     done quota had to wait, which under a barrier is the one that came last.
 
     tell(peer, word): queue a word to a linked neighbour. payload_means_closed: a payload of round k says that its sender closed
-    round k (else only k - 1). round_timeout: seconds after which a round ends whatever happens.
+    round k (else only k - 1). round_timeout: seconds after which a round ends whatever happens. idle: peers that compute nothing, for which
+    nobody waits.
+
+    Where peers tell nothing of their rounds, nobody hears that a suspect lives. One whose link is up is asked again after a pause.
     """
 
     __slots__ = (
         "_announced",
         "_closed_it_first",
         "_closing",
+        "_idle",
         "_last_news",
+        "_pauses",
         "_payload_means_closed",
         "_round_timeout",
         "_schedule",
@@ -58,6 +67,7 @@ class Talk:
         *,
         payload_means_closed: bool,
         round_timeout: float,
+        idle: Collection[int] = (),
     ) -> None:
         self.peer = peer
         self.round = 0
@@ -77,6 +87,8 @@ class Talk:
         self._announced = False
         self._closed_it_first = False
         self._last_news = peer
+        self._idle = frozenset(idle)
+        self._pauses: dict[int, tuple[float, float]] = {}  # of suspects: (when it is over, how long it is)
 
     # the round
 
@@ -90,6 +102,8 @@ class Talk:
         peer that computes nothing, whose quota is done when everybody else has closed the round."""
         if own_done is None:
             own_done = not self.waits()
+        if self._closing.tells == "nothing" and self.directory.suspects:
+            self._ask_again(now)
         self.own_done = own_done
         has_waited = self._announced
         if own_done and not has_waited and self._closing.tells == "quota":
@@ -124,18 +138,18 @@ class Talk:
         return max((newest.get(j, -1) for j in self._neighbors(self.round)), default=-1) - self.round
 
     def waits(self) -> bool:
-        if self.flood.closed.count(self.round) < self.directory.num_living and not self.directory.suspects:
-            return True
-        return bool(self._silent())
+        if self._idle or self.flood.closed.count(self.round) >= self.directory.num_living or self.directory.suspects:
+            return bool(self._silent())
+        return True
 
     def heard_neighbors(self) -> tuple[int, int]:
         living = [j for j in self._neighbors(self.round) if self.directory.is_alive(j)]
         return sum(self.flood.closed.has_closed(j, self.round) for j in living), len(living)
 
     def _silent(self) -> set[int]:
-        """Who is waited for: alive, not known to have closed this round, and able to tell. A word comes over living peers only, so
-        that behind the dead, or beyond a cut, nobody can be heard."""
-        silent = self.directory.living() - self.flood.closed.closed(self.round)
+        """Who is waited for: alive, computing, not known to have closed this round, and able to tell. A word comes over living peers
+        only, so that behind the dead, or beyond a cut, nobody can be heard."""
+        silent = self.directory.living() - self.flood.closed.closed(self.round) - self._idle
         return (
             silent & self._reachable()
             if silent and self.directory.num_living < self._schedule.num_peers - 1
@@ -198,6 +212,8 @@ class Talk:
         """A payload of that round began to come from a peer; what that told of closed rounds, None if nothing."""
         if self.directory.suspects:
             self.directory.heard(sender)
+        if self._pauses:
+            self._pauses.pop(sender, None)
         implied = round if self._payload_means_closed else round - 1
         if implied < self.round:
             return None
@@ -232,6 +248,16 @@ class Talk:
             return False
         self._last_news = peer
         return True
+
+    def _ask_again(self, now: float) -> None:
+        for suspect in self.directory.suspects.keys() & self.linked:
+            over_at, pause = self._pauses.get(suspect, (math.inf, FIRST_PAUSE / 2))
+            if now >= over_at:
+                self.directory.heard(suspect)
+                self._pauses[suspect] = math.inf, pause
+            elif over_at == math.inf:
+                pause = min(2 * pause, LONGEST_PAUSE)
+                self._pauses[suspect] = now + pause, pause
 
     def _believes_lost(self, word: Word) -> bool:
         """Whoever has a link to that peer, or has heard of it since, knows better."""

@@ -54,6 +54,7 @@ class Accumulating(ABC):
             self._tell,
             payload_means_closed=algorithm.sends_after_close,
             round_timeout=round_timeout,
+            idle=algorithm.idle_peers,
         )
         self._read: Tensor = algorithm.state.params  # at which the round computes
         self._done: Accumulated | None = None

@@ -149,6 +149,13 @@ class Gathering:
         self._arrived.pop(peer, None)
         self._look()
 
+    def leave(self) -> None:
+        """This peer answers nobody any more. Who asked without being expected hears of it."""
+        if self._any_round:
+            waiting = {peer: self._keys[peer] for peer in self._arrived}
+            for peer, key in (waiting | {peer: key for peer, (key, _) in self._early.items()}).items():
+                self._host.refuse(peer, key, "left")
+
     def leave_out_who_left(self) -> None:
         """Who said goodbye sends nothing more."""
         directory = self._host.talk.directory

@@ -163,14 +163,16 @@ class SimPeer(Accumulating):
     def leave(self) -> None:
         """Say goodbye and take part in nothing more."""
         self.talk.say_leaving(self.round)
-        self.vanish()
+        self.vanish(goodbye=True)
 
-    def vanish(self) -> None:
-        """Gone without a word."""
+    def vanish(self, *, goodbye: bool = False) -> None:
+        """Gone; without a goodbye nobody is told."""
         self.gone = True
         self.ended_at = self._agenda.now
         self.device.stop(self._agenda.now)
         self._early.clear()
+        if goodbye:
+            self._gathering.leave()
 
     def _is_away(self) -> bool:
         return self._in_either and not self._gathers_too
@@ -356,7 +358,8 @@ class SimPeer(Accumulating):
             self._gathers_too = False
             self._go_on(Meanwhile(None, inbox))
             return
-        self._exchanging += self._agenda.now - since
+        if not self._in_either:  # else it hides behind the computation
+            self._exchanging += self._agenda.now - since
         done, self._done = self._done, None
         self._go_on((done, inbox) if self._both and done is not None else inbox)
 

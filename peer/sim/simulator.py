@@ -107,7 +107,9 @@ class Simulation:
         self._linked: list[set[int]] = [set() for _ in range(config.peers)]
         self._living = config.peers
         self._params = torch.zeros(config.peers, 0)
+        self._num_parameters = num_parameters
         self._full_bytes = _payload_bytes(config, num_parameters)
+        self._num_shards = ALGORITHMS[config.algorithm].num_shards(config.peers, num_parameters, make_wire(config))
         self._sized = False
         self._assistant: Assistant | None = None
         self.dead: set[int] = set()
@@ -139,7 +141,8 @@ class Simulation:
         ):
             accumulator = make_accumulator(config, params, optimizer)
             device = Device(gradients, accumulator, stragglers.for_peer(i), chunk_seconds)
-            made.append((make_algorithm(config, i, params, optimizer(params)), device))
+            stands_for = None if params.numel() else self._num_parameters
+            made.append((make_algorithm(config, i, params, optimizer(params), stands_for), device))
         return made
 
     def _nothing(self) -> Iterator[tuple[Tensor, Callable[[Tensor], Optimizer], Gradients]]:
@@ -177,8 +180,7 @@ class Simulation:
         """Of the payload. Those of the task `timing` are empty: one counts as all parameters, a shard of a ring as its share."""
         if self._sized:
             return vector.numel() * vector.element_size()
-        shards = ALGORITHMS[self.config.algorithm].sends_shards
-        return self._full_bytes // self.config.peers if shards else self._full_bytes
+        return self._full_bytes // self._num_shards
 
     def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
         if peer.round > self.rounds:

@@ -194,5 +194,11 @@ class Transport(ABC):
         """Counters by peer."""
 
     @abstractmethod
+    async def goodbye(self) -> None:
+        """This end opens no exchange any more. Waits until every vector of its exchanges that were good without `atomic` has been read
+        at the other end, which may open such an exchange as late as it likes; for who is gone, or goes as well, it does not wait. Has
+        no deadline."""
+
+    @abstractmethod
     async def stop(self) -> None:
-        """Close links and listener; pending exchanges end as LINK_DOWN. Bounded in time (a second or two)."""
+        """`goodbye`, for a time that is bounded (two seconds), then close links and listener; pending exchanges end as LINK_DOWN."""

@@ -73,7 +73,7 @@ class Exchange:
         self._inbound: Assembly | None = (
             None if receive is None else Assembly(byte_view(receive), DTYPES[receive.dtype])
         )
-        self._atomic = atomic
+        self.atomic = atomic
         self._arrived = arrived
         self._owes = replies
         self._opened_at = time.monotonic()  # uvloop's own clock counts in milliseconds
@@ -154,7 +154,7 @@ class Exchange:
         """Vote and commit as far as what has come allows."""
         if not self.live or not self.whole:
             return
-        if not self._atomic:
+        if not self.atomic:
             if self.payload is None and not self._owes:
                 self._end(None)
             return

@@ -33,13 +33,12 @@ from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word
 from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
 from peer.transport.digests import from_wire, to_wire
 from peer.transport.exchange import Exchange, loss_of_abort
+from peer.transport.goodbye import Goodbye
 from peer.transport.handshake import Session, parse_control
 from peer.transport.lane import Arrival, BulkLane, Lane, LaneClosed
+from peer.transport.outbox import Outbox, release
 from peer.transport.pings import Pings
 from peer.wire import gossip_pb2 as wire
-
-QUEUED_WORDS: Final = 1024
-"""Control words waiting to be written; more are refused by `tell`."""
 
 MAX_EARLY: Final = 1024
 """Votes and aborts kept for exchanges that are not open yet."""
@@ -72,14 +71,13 @@ class Link:
         self._late: ExchangeKey | None = None  # the payload that came last of those that came too late
         self._malformed = 0
         self._outbox: deque[Exchange] = deque()
-        self._words: deque[bytes] = deque()
         self._gate: asyncio.Future[None] | None = None  # the bulk reader waits here
         self._bulk_idle: asyncio.Future[None] | None = None  # the bulk writer waits here
         self._sending: Exchange | None = None  # whose vector the bulk lane reads now
         self._filling: Exchange | None = None  # whose vector the bulk lane writes to now
-        self._drained: asyncio.Future[None] | None = None  # `hang_up` waits here
-        self._words_idle: asyncio.Future[None] | None = None  # the control writer waits here
-        self._pings = Pings(self._queue, self.down, traffic)
+        self._words = Outbox(control, self.down, traffic, self.close)
+        self._pings = Pings(self._words.put, self.down, traffic)
+        self._goodbye = Goodbye(self._words.put, self.down)
 
     # -- what the transport asks
 
@@ -100,7 +98,7 @@ class Link:
             exchange.lose(LossReason.STALE, tell=wire.ABORT_REASON_STALE)
             return exchange
         self._begin(exchange)
-        _release(self._gate)
+        release(self._gate)
         return exchange
 
     def _begin(self, exchange: Exchange) -> None:
@@ -123,7 +121,7 @@ class Link:
         for exchange in [e for key, e in self._open.items() if key < mark]:
             exchange.withdraw(LossReason.DEADLINE, wire.ABORT_REASON_STALE)
         self._forget_early(before=mark)
-        _release(self._gate)
+        release(self._gate)
 
     def _forget_early(self, before: ExchangeKey) -> None:
         if self._early_votes:
@@ -132,34 +130,41 @@ class Link:
             self._early_aborts = {key: reason for key, reason in self._early_aborts.items() if key >= before}
 
     def tell(self, word: Word) -> bool:
-        if self.down.done() or len(self._words) >= QUEUED_WORDS:
+        if not self._words.takes_words:
             return False
         kind = wire.WordKind.ValueType(word.kind)
-        self._queue(wire.ControlMessage(word=wire.Word(kind=kind, origin=word.origin, round=word.round)))
+        self._words.put(wire.ControlMessage(word=wire.Word(kind=kind, origin=word.origin, round=word.round)))
         return True
 
     def tell_digests(self, digests: Sequence[Digest]) -> bool:
         """They wait behind nothing and make nothing wait that is here before them: what is still to be written goes first."""
         if self.down.done() or self._words:
             return False
-        self._queue(wire.ControlMessage(digests=to_wire(digests)))
+        self._words.put(wire.ControlMessage(digests=to_wire(digests)))
         return True
 
     def trace(self, key: ExchangeKey, traceparent: str) -> None:
-        if len(self._words) < QUEUED_WORDS:
+        if self._words.takes_words:
             said = wire.Trace(round=key.round, phase=key.phase, traceparent=traceparent)
-            self._queue(wire.ControlMessage(trace=said))
+            self._words.put(wire.ControlMessage(trace=said))
 
     async def alive(self, seconds: float) -> bool:
         """Whether the other end answers a ping in time."""
         return await self._pings.alive(seconds)
 
+    @property
+    def owes(self) -> bool:
+        """Whether the other end may not have read yet what it needs of what was sent."""
+        return self._goodbye.owes
+
+    async def goodbye(self) -> None:
+        """Until it has, goes too, or is gone. The caller sets a deadline, and opens no exchange any more."""
+        await self._goodbye.say()
+
     async def hang_up(self) -> None:
         """Write the words that are queued, then tell the other end that nothing more comes and, where the carrier
         lets it answer, wait for its end. The caller sets a deadline."""
-        while self._words and not self.down.done():
-            self._drained = self._loop.create_future()
-            await asyncio.wait((self._drained, self.down), return_when=asyncio.FIRST_COMPLETED)
+        await self._words.empty()
         if not self.down.done() and await self._control.finish():
             await asyncio.wait((self.down,))
 
@@ -183,7 +188,7 @@ class Link:
                     "read bulk": self._read_bulk(),
                     "write bulk": self._write_bulk(),
                     "read control": self._read_control(),
-                    "write control": self._write_control(),
+                    "write control": self._words.run(),
                     "ping": self._pings.run(),
                 }
                 tasks = [group.create_task(self._until_closed(c), name=f"{n} {self.peer}") for n, c in loops.items()]
@@ -201,15 +206,15 @@ class Link:
     def push(self, exchange: Exchange) -> None:
         """Its vector is there to be written."""
         self._outbox.append(exchange)
-        _release(self._bulk_idle)
+        release(self._bulk_idle)
 
     def send_vote(self, key: ExchangeKey) -> None:
-        self._queue(wire.ControlMessage(vote=wire.Vote(round=key.round, phase=key.phase)))
+        self._words.put(wire.ControlMessage(vote=wire.Vote(round=key.round, phase=key.phase)))
 
     def send_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> None:
         if self._aborted is None or self._aborted < key:
             self._aborted = key
-        self._queue(wire.ControlMessage(abort=wire.Abort(round=key.round, phase=key.phase, reason=reason)))
+        self._words.put(wire.ControlMessage(abort=wire.Abort(round=key.round, phase=key.phase, reason=reason)))
 
     def ended(self, exchange: Exchange) -> None:
         """Its vectors are its owner's again, from now on."""
@@ -242,9 +247,12 @@ class Link:
                 await bulk.write(head, piece)
             finally:
                 self._sending = None
+            self._goodbye.wrote()
             self.traffic.bytes_sent += len(head) + len(piece)
             if not exchange.live:
                 return
+        if not exchange.atomic:
+            self._goodbye.promised()
         exchange.written()
 
     async def _read_bulk(self) -> None:
@@ -255,6 +263,7 @@ class Link:
             if isinstance(head, Malformed):
                 await self._bulk.skip()
                 self._refuse_frame(head)
+                self._goodbye.read()
                 continue
             if head.offset == 0 and head.key >= self._mark and (self._heard is None or head.key > self._heard):
                 self._heard = head.key
@@ -263,6 +272,7 @@ class Link:
                 self._gate = self._loop.create_future()
                 await self._gate
             await self._take(head, checked=arrival.piece is not None)
+            self._goodbye.read()
             del arrival  # two MiB that must not wait for the next
 
     def _decode(self, arrival: Arrival) -> Head | Malformed:
@@ -323,29 +333,6 @@ class Link:
 
     # -- control lane
 
-    async def _write_control(self) -> None:
-        while True:
-            while self._words:
-                message = self._words[0]
-                await self._control.write(message)
-                self.traffic.bytes_sent += len(message)
-                if self._words:
-                    self._words.popleft()
-            _release(self._drained)
-            self._words_idle = self._loop.create_future()
-            await self._words_idle
-
-    def _queue(self, message: wire.ControlMessage) -> None:
-        """Votes, aborts and pings are few, one or two per exchange; a peer that lets them pile up does not read at
-        all."""
-        if self.down.done():
-            return
-        if len(self._words) >= 2 * QUEUED_WORDS:
-            self._loop.call_soon(self.close, "the other end does not read its control words")
-            return
-        self._words.append(message.SerializeToString())
-        _release(self._words_idle)
-
     async def _read_control(self) -> None:
         while True:
             message = await self._control.read()
@@ -370,6 +357,9 @@ class Link:
             case "trace":
                 said = message.trace
                 self._listener.on_trace(self.peer, ExchangeKey(said.round, said.phase), said.traceparent)
+                return None
+            case "goodbye":
+                self._goodbye.hear(message.goodbye)
                 return None
             case "digests":
                 digests = from_wire(message.digests, self.session.num_peers)
@@ -398,7 +388,7 @@ class Link:
             if len(self._early_aborts) >= MAX_EARLY:
                 return "early"
             self._early_aborts[key] = loss_of_abort(reason)
-            _release(self._gate)
+            release(self._gate)
         return None
 
     def _hear_word(self, word: wire.Word) -> str | None:
@@ -420,8 +410,3 @@ class Link:
             await moving
         except LaneClosed as ended:
             self.close(str(ended))
-
-
-def _release(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -47,7 +48,10 @@ PROBE_SECONDS: Final = 1.0
 """How long a link that another caller wants to replace has for an answer to a ping."""
 
 FLUSH_SECONDS: Final = 0.3
-"""How long `stop` waits for the last control words to be written."""
+"""How long `stop` waits for the last control words to be written, and for an answer to them."""
+
+READ_SECONDS: Final = 2.0
+"""How long `stop` waits for an end that may not have read yet what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +158,13 @@ class LinkedTransport(Transport):
     def traffic(self) -> Mapping[int, Traffic]:
         return self._traffic
 
+    async def goodbye(self) -> None:
+        await asyncio.gather(*(link.goodbye() for link in self._links.values() if link.owes))
+
     async def stop(self) -> None:
         """Says the last words, closes links, ends every task."""
         links = list(self._links.values())
-        try:
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await asyncio.gather(*(link.hang_up() for link in links))
-        except TimeoutError:
-            pass
+        await asyncio.gather(*map(self._part, links))
         for link in links:
             self._take_down(link, "stopped")
         for task in self._dials.values():
@@ -169,6 +172,14 @@ class LinkedTransport(Transport):
         self._dials.clear()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+
+    async def _part(self, link: Link) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_SECONDS if link.owes else FLUSH_SECONDS):
+                await link.goodbye()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await link.hang_up()
 
     # -- links
 

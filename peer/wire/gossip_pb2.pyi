@@ -400,6 +400,32 @@ class Ping(_message.Message):
 Global___Ping: _TypeAlias = Ping  # noqa: Y015
 
 @_typing.final
+class Goodbye(_message.Message):
+    """"I go, and open no exchange any more", and the answer to it: "what you sent me is read". Who has said goodbye need not be answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    """Of those that the sender wrote on this link: after how many the other end has all it may still need."""
+    answer: _builtins.bool
+    """True in the answer."""
+    def __init__(
+        self,
+        *,
+        frames: _builtins.int = ...,
+        answer: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Goodbye: _TypeAlias = Goodbye  # noqa: Y015
+
+@_typing.final
 class ClosedRounds(_message.Message):
     """Rounds closed, by the reason of closing."""
 
@@ -643,6 +669,7 @@ class ControlMessage(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     DIGESTS_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    GOODBYE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First."""
@@ -675,6 +702,10 @@ class ControlMessage(_message.Message):
     def trace(self) -> Global___Trace:
         """Later, any number."""
 
+    @_builtins.property
+    def goodbye(self) -> Global___Goodbye:
+        """Last, but for votes, aborts and pings."""
+
     def __init__(
         self,
         *,
@@ -686,12 +717,13 @@ class ControlMessage(_message.Message):
         ping: Global___Ping | None = ...,
         digests: Global___Digests | None = ...,
         trace: Global___Trace | None = ...,
+        goodbye: Global___Goodbye | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "trace", b"trace", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "goodbye", b"goodbye", "hello", b"hello", "ping", b"ping", "trace", b"trace", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "hello", b"hello", "ping", b"ping", "trace", b"trace", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "body", b"body", "digests", b"digests", "goodbye", b"goodbye", "hello", b"hello", "ping", b"ping", "trace", b"trace", "verdict", b"verdict", "vote", b"vote", "word", b"word"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "verdict", "word", "vote", "abort", "ping", "digests", "trace"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "verdict", "word", "vote", "abort", "ping", "digests", "trace", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

@@ -21,6 +21,7 @@ from peer.config import validated
 from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.daemon.process import stop_on_signals
 from peer.exit_codes import ExitCode
+from peer.transport.linked import READ_SECONDS
 from tests.cluster.stubborn import does_not_listen, hangs_up_and_lives_on, takes_breath
 
 
@@ -147,7 +148,7 @@ def test_a_line_to_nobody_or_to_who_does_not_read_is_an_error(monkeypatch: pytes
 
 
 def test_the_launcher_is_more_patient_than_a_peer_is_slow() -> None:
-    assert PATIENCE >= TRAINER_SECONDS + GOODBYE_SECONDS + 10
+    assert PATIENCE >= TRAINER_SECONDS + GOODBYE_SECONDS + READ_SECONDS + 10
 
 
 def test_a_config_that_a_child_can_not_read_ends_it_as_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

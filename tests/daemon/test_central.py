@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
 
 from peer.accounts.summary import PeerSummary
 from peer.assembly import BAD_INPUT, make_model, make_optimizer, make_schedule, make_wire
+from peer.daemon.playing import Stopwatch
 from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.delivery import PRESETS
+from peer.gossip.effects import Answer, Effect
 from peer.sim.simulator import Simulation
 from peer.training.task import load_task
 from tests.daemon.rig import Rig, config
@@ -128,7 +132,7 @@ async def test_ad_psgd_keeps_the_mean_and_nobody_waits_for_a_slow_peer() -> None
             max_rounds=None,
             max_seconds=2.5,
             chunk_seconds=0.002,
-            straggler=("1=20x",),
+            straggler=("1=60x",),
         )
     ).build()
     for i, peer in enumerate(rig.peers):
@@ -161,6 +165,38 @@ def test_a_tasks_own_sgd_may_have_the_staleness_aware_learning_rate() -> None:
     task = load_task(made.task)
     model = make_model(made, task)
     assert make_optimizer(made, task, model, model.vector).scales_with_gradient
+
+
+async def test_ad_psgd_asks_again_whoever_was_silent_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answering end speaks of its own accord to nobody, so that nobody hears that it is back."""
+    monkeypatch.setitem(PRESETS, "local", replace(PRESETS["local"], least=0.2, most=0.6))
+    rig = Rig(
+        config(algorithm="ad-psgd", topology="ring", peers=2, max_rounds=None, max_seconds=6.0, chunk_seconds=0.002)
+    )
+    rig.build()
+    halted: list[int] = []
+
+    async def halt() -> None:
+        while rig.peers[1].state != "training" or rig.peers[0].player.ledger.rounds < 12:
+            await asyncio.sleep(0.005)
+        player = rig.peers[1].player
+        carry_out = player._carry_out
+
+        async def late(round: int, effect: Effect, clock: Stopwatch) -> Answer:
+            if not halted:
+                halted.append(rig.peers[0].player.ledger.rounds)
+                await asyncio.sleep(1.5)
+            return await carry_out(round, effect, clock)
+
+        player._carry_out = late  # type: ignore[method-assign]
+
+    halting = asyncio.create_task(halt())
+    await rig.run()
+    await halting
+    asker = rig.peers[0].player.ledger
+    assert asker.edges_lost["deadline"] >= 1
+    averagings = rig.peers[0].parts.algorithm._averagings  # type: ignore[attr-defined]
+    assert averagings > halted[0] + 5, (averagings, halted, asker.rounds, asker.edges_lost)
 
 
 @pytest.mark.parametrize(

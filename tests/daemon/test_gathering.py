@@ -17,7 +17,7 @@ from peer.gossip.digest import Digest
 from peer.gossip.effects import Gather, Reply
 from peer.transport.base import ExchangeKey
 from tests.daemon.rig import config
-from tests.transport.rig import Rig, ends
+from tests.transport.rig import Member, Rig, ends
 
 D = 9
 
@@ -29,21 +29,26 @@ async def rig() -> AsyncIterator[Rig]:
     await made.stop()
 
 
-async def test_who_asks_twice_in_one_round_is_lost_and_the_peer_goes_on(rig: Rig) -> None:
-    """A round of an asker has one exchange, of phase 0. A frame of phase 1 is heard as one more request of the same round."""
-    asker, answerer = await rig.pair()
+def conversation(member: Member) -> Conversation:
+    """Of peer 1, over the transport of `member`, without the rest of a peer."""
     chosen = config(algorithm="ad-psgd", peers=2, closing="none")
     nothing: Any = None
-    said = Conversation(
+    return Conversation(
         1,
         make_schedule(chosen),
         make_policy(chosen, 1),
-        answerer.transport,
+        member.transport,
         nothing,
         Watch(1, chosen, make_schedule(chosen), lambda: Digest(1)),
         payload_means_closed=False,
         round_timeout=1.0,
     )
+
+
+async def test_who_asks_twice_in_one_round_is_lost_and_the_peer_goes_on(rig: Rig) -> None:
+    """A round of an asker has one exchange, of phase 0. A frame of phase 1 is heard as one more request of the same round."""
+    asker, answerer = await rig.pair()
+    said = conversation(answerer)
     said.on_link_up(0)
     stirred = asyncio.Event()
     gathering = Gathering(answerer.transport, said, stirred.set, lambda *_: None)
@@ -66,3 +71,34 @@ async def test_who_asks_twice_in_one_round_is_lost_and_the_peer_goes_on(rig: Rig
         gathering.open(round, asks)
         assert not gathering.expected
         assert gathering.losses().lost == {0: "stale"}
+
+
+async def test_a_request_that_went_with_its_link_makes_room_for_the_next(rig: Rig) -> None:
+    """The first frame of a round was heard, the rest never comes; the peer asks again in a later round."""
+    asker, answerer = await rig.pair()
+    said = conversation(answerer)
+    said.on_link_up(0)
+    gathering = Gathering(answerer.transport, said, asyncio.Event().set, lambda *_: None)
+    asks = Gather({0: D}, enough=1, any_round=True, atomic=True)
+    said.asked = {0: 3}
+    gathering.open(3, asks)
+    assert list(gathering.expected) == [0]
+    x, theirs = torch.ones(D), torch.zeros(D)
+    asked = asker.open(1, ExchangeKey(4, 0), x, theirs)
+    said.asked[0] = 4
+    gathering.open(3, asks)
+    async with asyncio.timeout(10):
+        while not gathering.has_any(1):
+            await asyncio.sleep(0.001)
+    replied = gathering.reply(Reply({0: -x}))
+    assert await ends(asked, *replied.values()) == [None, None]
+    assert torch.equal(theirs, -x)
+
+
+async def test_what_was_asked_over_a_link_is_gone_with_it(rig: Rig) -> None:
+    said = conversation((await rig.pair())[1])
+    said.on_link_up(0)
+    said.asked = {0: 3}
+    said._hangs_up = True
+    said.on_link_down(0, "cut")
+    assert said.asked == {}

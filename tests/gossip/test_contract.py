@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,19 +12,37 @@ from torch import Tensor
 from peer.config import validated
 from peer.gossip.algorithm import Algorithm, RoundBroken, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
+from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.delivery import Delivery
 from tests.gossip.conductor import Conductor
 from topology import Schedule, build
 
 N, D = 6, 11
+
+
+class RingOfShards(RingAllReduce):
+    """Vectors here are small, and a ring passes them on whole. This is how it passes on large ones."""
+
+    whole_bytes: ClassVar[int] = -1
+
+
 #: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_central.py has what they keep.
-WITH_ROUNDS = [algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds]
-every_algorithm = pytest.mark.parametrize("algorithm", WITH_ROUNDS, ids=[algorithm.name for algorithm in WITH_ROUNDS])
+WITH_ROUNDS: list[type[Algorithm]] = [
+    *(algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds),
+    RingOfShards,
+]
+
+
+def label(algorithm: type[Algorithm]) -> str:
+    return "ring of shards" if algorithm is RingOfShards else algorithm.name
+
+
+every_algorithm = pytest.mark.parametrize("algorithm", WITH_ROUNDS, ids=label)
 
 #: With gradients, and with displacements where the algorithm takes them.
 GIVEN = [(a, d) for a in WITH_ROUNDS for d in (False, True) if not (d and a.why_no_local_steps)]
 however_given = pytest.mark.parametrize(
-    ("algorithm", "displaced"), GIVEN, ids=[f"{a.name} {'displacements' if d else 'gradients'}" for a, d in GIVEN]
+    ("algorithm", "displaced"), GIVEN, ids=[f"{label(a)} {'displacements' if d else 'gradients'}" for a, d in GIVEN]
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.gossip.closing import CLOSINGS, CloseReason, Deadline, make_closing
+from peer.gossip.closing import CLOSINGS, CloseReason, Deadline, OwnQuota, make_closing
 from peer.gossip.membership import PeerStatus
 from peer.gossip.talk import Talk
 from peer.gossip.words import Word, WordKind
@@ -299,3 +299,65 @@ def test_only_new_words_of_the_current_round_steer_the_adaptive_deadline() -> No
     fresh.open(1.0)
     fresh.hear(1, Word(WordKind.CLOSED, 1, 0), now=4.0)
     assert policy.timeout() == pytest.approx(3.0 + 4 * 0.15)
+
+
+def test_where_nobody_tells_a_suspect_is_asked_again_after_pauses_that_double() -> None:
+    schedule = FixedSchedule(build("ring", 3))
+    talk = Talk(0, schedule, OwnQuota(), lambda to, word: None, payload_means_closed=False, round_timeout=300.0)
+    talk.link_up(1)
+    talk.open(0.0)
+    now, silences = 0.0, []
+    for _ in range(9):
+        talk.missed(1)
+        talk.missed(2)  # without a link: whoever comes back says so
+        began = now
+        while not talk.directory.is_alive(1):
+            talk.decide(False, now)
+            now += 0.25
+        silences.append(now - began)
+    assert [round(seconds) for seconds in silences] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert not talk.directory.is_alive(2)
+    talk.payload(1, 5, now)
+    talk.missed(1)
+    talk.decide(False, now)
+    talk.decide(False, now + 1.0)
+    assert talk.directory.is_alive(1), "the pauses begin anew when it was heard"
+
+
+def test_where_words_are_told_a_suspect_is_not_waited_for_until_it_is_heard() -> None:
+    cluster = Cluster(ring(3))
+    cluster.talks[0].missed(1)
+    for now in (1.0, 100.0, 200.0):
+        cluster.talks[0].decide(False, now)
+    assert not cluster.talks[0].directory.is_alive(1)
+
+
+def test_nobody_waits_for_a_peer_that_computes_nothing() -> None:
+    """Under a barrier the head closes when all others have: they must not wait for it, nor find it silent at the timeout."""
+    schedule = FixedSchedule(build("star", 4))
+    talks = [
+        Talk(
+            i,
+            schedule,
+            make_closing("barrier", seconds=None),
+            lambda to, word: None,
+            payload_means_closed=True,
+            round_timeout=5.0,
+            idle={0},
+        )
+        for i in range(4)
+    ]
+    for talk in talks:
+        talk.open(0.0)
+    worker = talks[1]
+    worker.linked.add(0)
+    for other in (2, 3):
+        assert worker.decide(True, 1.0)[0] is None
+        worker.flood.note_ready(other)
+        worker.hear(0, Word(WordKind.CLOSED, other, 0), 1.0)
+    assert worker.decide(True, 1.0)[0] is CloseReason.BARRIER
+    late = talks[3]
+    late.flood.note_ready(1)
+    late.hear(0, Word(WordKind.CLOSED, 1, 0), 1.0)
+    assert late.decide(True, 6.0)[0] is CloseReason.TIMEOUT
+    assert late.directory.suspects.keys() == {2}

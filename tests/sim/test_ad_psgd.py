@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from peer.config import Config
+from peer.gossip.round import RoundReport
+from peer.sim.host import SimPeer
 from peer.sim.simulator import Simulation
 from tests.daemon.rig import config
 
@@ -88,3 +91,46 @@ def test_it_learns() -> None:
     run.run()
     assert run.curve[-1].loss < 0.6 * run.curve[0].loss
     assert run.curve[-1].consensus_distance < 0.5
+
+
+def test_whoever_ends_first_keeps_nobody_waiting() -> None:
+    """Peers end at different times, and requests to those that have ended are on their way."""
+    for peers, topology in ((4, "ring"), (16, "exponential")):
+        run = play(peers=peers, topology=topology, max_rounds=10)
+        run.run()
+        assert run.agenda.now < 10 * 0.04 * 2.5
+        assert all("deadline" not in peer.ledger.edges_lost for peer in run.peers)
+
+
+def test_another_neighbour_is_asked_in_the_place_of_a_dead_one(tmp_path: Path) -> None:
+    file = tmp_path / "crash.toml"
+    file.write_text("[[crash]]\npeer = 3\nat = 0.5\n")
+    run = play(peers=5, topology="complete", scenario=str(file), max_rounds=60)
+    run.run()
+    assert run.peers[0].ledger.edges_lost["suspect"] > 3, "the choice fell on it"
+    assert run.peers[0].algorithm._averagings >= 58  # type: ignore[attr-defined]
+
+
+class Reported(Simulation):
+    """Keeps all reports."""
+
+    def __init__(self, config: Config) -> None:
+        self.reports: list[RoundReport] = []
+        super().__init__(config)
+
+    def round_ended(self, peer: SimPeer, report: RoundReport) -> bool:
+        self.reports.append(report)
+        return super().round_ended(peer, report)
+
+
+@pytest.mark.parametrize("algorithm", ["ad-psgd", "async-sgd"])
+def test_the_parts_of_a_round_do_not_overlap(algorithm: str) -> None:
+    topology = {"ad-psgd": "complete", "async-sgd": "star"}[algorithm]
+    settings = {"algorithm": algorithm, "topology": topology, "chunk_seconds": 0.01, "peers": 5, "scenario": "wan"}
+    run = Reported(config(**settings, max_rounds=40, straggler=("3=3x", "all=exp:1")))
+    run.run()
+    for report in run.reports:
+        timing = report.timing
+        parts = (timing.computing, timing.accumulating - timing.computing, timing.exchanging, timing.mixing)
+        assert min(parts) >= -1e-9
+        assert sum(parts) <= timing.total + 1e-9

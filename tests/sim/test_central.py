@@ -86,6 +86,25 @@ def test_the_matrix_of_closings_is_complete(closing: str, computes: bool) -> Non
     assert (run.peers[0].ledger.samples > 0) == computes
 
 
+@pytest.mark.parametrize("computes", [True, False])
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_a_worker_that_stands_still_costs_a_timeout_and_nobody_else(closing: str, computes: bool) -> None:
+    run = Simulation(
+        config(
+            algorithm="sync-sgd",
+            closing=closing,
+            head_computes=computes,
+            max_rounds=60,
+            chunk_seconds=0.05,
+            round_timeout=5.0,
+            straggler=("2=pause:40s@3s",),
+        )
+    )
+    run.run()
+    assert run.failure is None
+    assert [peer.round for peer in run.peers if peer.peer != 2] == [60, 60, 60]
+
+
 @pytest.mark.parametrize(("peers", "computes", "backups"), [(8, True, 1), (8, True, 2), (7, False, 3)])
 def test_the_wasted_share_is_that_of_the_backups_and_slow_peers_are_chosen_less(
     peers: int, computes: bool, backups: int

@@ -16,7 +16,8 @@ price is that peers without a neighbour of higher id never ask and those without
 
 Staleness: averagings of x_i between the copy that a gradient is of and its own step.
 
-An edge that is lost costs its averaging; who waits in vain gives up at a deadline. Messages: [d] float32 both ways, 8 d bytes a round.
+An edge that is lost costs its averaging; who waits in vain gives up at a deadline, and asks others for a while. A neighbour that is known
+to be away is not asked, but another. Messages: [d] float32 both ways, 8 d bytes a round.
 Vectors of d floats beside those that every peer has: an inbox for each neighbour of lower id, and one for the answer.
 """
 
@@ -31,6 +32,9 @@ from peer.gossip.algorithm import Algorithm, PeerState, ScheduleOptions, Score, 
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulated, Either, Exchange, Gather, Inbox, Meanwhile, Reply
 from topology import PairSchedule, RoundPlan, Schedule
+
+#: Why an exchange is not even tried: another neighbour is asked.
+AWAY = ("suspect", "left")
 
 
 class ADPSGD(Algorithm):
@@ -59,7 +63,7 @@ class ADPSGD(Algorithm):
         lost: dict[int, str] = {}
         done: Accumulated | None = None
         received, read = 0, self._averagings
-        asks = Gather(dict.fromkeys(range(state.peer), d), enough=1, any_round=True, atomic=True)
+        asks = Gather(dict.fromkeys(plan.asked_by, d), enough=1, any_round=True, atomic=True)
         while done is None:
             answer = yield Either(asks)
             assert isinstance(answer, Meanwhile)
@@ -71,12 +75,14 @@ class ADPSGD(Algorithm):
                 lost.update(replied.lost)
                 if j not in replied.lost:
                     received += self._average(j, x_j, lost)
-        for j in plan.neighbors:
+        for j in (*plan.neighbors, *plan.instead):
             came = yield Exchange(0, {j: state.params}, {j: d}, atomic=True)
             assert isinstance(came, Inbox)
             lost.update(came.lost)
             for x_j in came.vectors.values():
                 received += self._average(j, x_j, lost)
+            if came.lost.get(j) not in AWAY:
+                break
 
         state.samples_clock += done.num_samples * state.num_peers
         if done.num_samples:

@@ -70,6 +70,10 @@ class SyncSGD(Algorithm):
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:
         return FixedSchedule(star(options.topology, options.head, cls.name))
 
+    @property
+    def idle_peers(self) -> frozenset[int]:
+        return frozenset() if self.state.central.head_computes else frozenset({self._head})
+
     def answers_to(self, peer: int) -> bool:
         return self.state.peer == self._head
 

@@ -1,0 +1,96 @@
+"""Sums along the ring: small vectors travel whole, large ones as shards."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from peer.gossip.algorithm import PeerState, RoundBroken
+from peer.gossip.compression import wire_format
+from peer.gossip.effects import Exchange, Inbox
+from peer.gossip.ring import WHOLE_BYTES, Ring, passes_whole
+from peer.gossip.wire_dtype import WireDtype
+from tests.gossip.conductor import PlainSGD
+
+D = 13
+FP32 = wire_format(WireDtype.parse("fp32"))
+BF16 = wire_format(WireDtype.parse("bf16"))
+
+
+def ring(n: int, i: int, whole_bytes: int) -> Ring:
+    x = torch.zeros(D)
+    return Ring(PeerState(i, n, x, PlainSGD(x, 0.1), batch_size=4, weighting="samples"), whole_bytes)
+
+
+def brought(i: int) -> Tensor:
+    return torch.randn(D, generator=torch.Generator().manual_seed(i))
+
+
+def summed(n: int, whole_bytes: int) -> tuple[list[tuple[Tensor, float]], int, list[int]]:
+    """What every peer has in the end, steps, and bytes that each sent."""
+    scores = [ring(n, i, whole_bytes).sum(brought(i), float(i)) for i in range(n)]
+    steps, sent, ends = [next(score) for score in scores], [0] * n, dict[int, tuple[Tensor, float]]()
+    count = 0
+    while len(ends) < n:
+        count += 1
+        mail = {}
+        for i, step in enumerate(steps):
+            assert isinstance(step, Exchange)
+            assert step.phase == count - 1
+            for j, vector in step.send.items():
+                mail[i, j] = vector.clone()
+                sent[i] += 4 * vector.numel()
+        for i, step in enumerate(steps):
+            assert isinstance(step, Exchange)
+            vectors = {}
+            for j, size in step.receive.items():
+                assert mail[j, i].numel() == size
+                vectors[j] = step.into[j].copy_(mail[j, i]) if j in step.into else mail[j, i]
+                if j in step.take:
+                    step.take[j](vectors[j], size)
+            try:
+                steps[i] = scores[i].send(Inbox(vectors))
+            except StopIteration as end:
+                ends[i] = end.value
+    return [ends[i] for i in range(n)], count, sent
+
+
+@pytest.mark.parametrize("n", range(2, 10))
+@pytest.mark.parametrize("whole", [True, False])
+def test_steps_and_bytes_and_the_same_bits_for_all(n: int, whole: bool) -> None:
+    ends, steps, sent = summed(n, WHOLE_BYTES if whole else -1)
+    assert steps == (n // 2 if whole else 2 * (n - 1))
+    if whole:
+        assert sent == [4 * (D + 1) * (n - 1)] * n
+    assert sum(sent) == 4 * (D + 1) * (n - 1) * (n if whole else 2)
+    expected = sum((brought(i).double() for i in range(n)), torch.zeros(D))
+    for total, weight in ends:
+        assert weight == n * (n - 1) / 2
+        assert torch.equal(total, ends[0][0])
+    torch.testing.assert_close(ends[0][0].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_only_small_vectors_travel_whole() -> None:
+    assert [n for n in range(2, 65) if passes_whole(n, 50_826, FP32)] == [2, 3, 4]
+    for n in (2, 3, 8, 64):
+        d = WHOLE_BYTES // (4 * (n - 1)) - 1
+        assert passes_whole(n, d, FP32)
+        assert not passes_whole(n, d + 1, FP32)
+        assert not passes_whole(n, d, BF16)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_vector_that_makes_no_sense_breaks_the_round_and_names_who_sent_it(bad: float) -> None:
+    score = ring(5, 0, WHOLE_BYTES).sum(brought(0), 1.0)
+    step = next(score)
+    assert isinstance(step, Exchange)
+    assert step.receive.keys() == {4, 1}
+    row = torch.ones(D + 1)
+    row[3] = bad
+    step.into[1].copy_(row)
+    with pytest.raises(RoundBroken, match="corrupt") as broken:
+        score.send(Inbox({4: step.into[4].fill_(1.0), 1: step.into[1]}))
+    assert broken.value.peer == 1
