@@ -137,6 +137,7 @@ class Peer:
             await self._train(said, transport)
             if linger and not self._released.is_set():
                 self.state = "finished"
+                self._player.finish()
                 last = said.round + 1 if parts.algorithm.has_rounds else FOR_EVER
                 transport.advance(ExchangeKey(last, 0))  # who still sends is told at once
                 said.say_leaving(said.round)

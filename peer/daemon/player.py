@@ -97,6 +97,10 @@ class RoundPlayer:
         """Receive buffers made so far: as many as the most neighbours of a round, kept for the whole run."""
         return len(self._inboxes)
 
+    def finish(self) -> None:
+        """No round follows: who waits for an answer gets none."""
+        self._gathering.abandon()
+
     def close(self) -> None:
         self._worker.shutdown(wait=True)
 

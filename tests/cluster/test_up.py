@@ -292,6 +292,23 @@ def test_a_head_that_is_killed_is_named_as_the_reason_by_everybody(algorithm: st
     assert "goes on without" not in err
     assert (result["rounds"] is None) == (result["max_staleness"] is None) == (algorithm == "async-sgd")
     assert ("–" in out) == (algorithm == "async-sgd")
+    assert "the head died" in out
+
+
+def test_gradients_that_were_never_applied_are_not_in_updates(tmp_path: Path) -> None:
+    """30 updates of 16 samples, while about 50 gradients were computed; and who is done goes on without nobody."""
+    report = tmp_path / "report.json"
+    words = ["--peers", "4", "--algorithm", "async-sgd", "--simulate-staleness", "20", "--max-rounds", "30"]
+    with warm("up", *words, "--chunk-seconds", "0.01", "--report", str(report)) as process:
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    result = json.loads(report.read_text())
+    assert (result["rounds"], result["samples"]) == (30, 480)
+    assert sum(row["samples_started"] for row in result["peers"]) >= 50 * 16
+    for row in result["peers"]:
+        assert row["samples_started"] == row["samples"] + row["samples_abandoned"]
+    assert "goes on without" not in err
 
 
 def test_a_head_that_is_told_to_stop_is_why_the_run_ended(tmp_path: Path) -> None:
