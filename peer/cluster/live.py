@@ -281,7 +281,7 @@ def _add_models(table: Table, report: Mapping[str, Any]) -> None:
     called = model_called(config["algorithm"])
     of_head = [row for row in report["peers"] if row["peer"] == config["head"]]
     if config["algorithm"] in WITH_HEAD and (not of_head or of_head[0]["consensus_distance"] is None):
-        called = "the mean of the workers' models: the head died"
+        called = "workers' mean: the head died"
     if report["train_loss"] is not None:
         table.add_row("train loss", f"{report['train_loss']:.4f}", f"{called}, whole training set")
     if report["test_accuracy"] is not None:

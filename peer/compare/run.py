@@ -42,7 +42,11 @@ def config_of(cell: Cell, base: Config) -> Config:
         "closing": cell.closing,
         "seed": base.seed + cell.seed,
     }
-    return validated({**base.model_dump(exclude_unset=True), **update, "report": None})
+    own = usual(
+        base.model_dump(include={"algorithm", "backup_workers"})
+    )  # of the algorithm that the options were checked with
+    given = {name: value for name, value in base.model_dump(exclude_unset=True).items() if own.get(name) != value}
+    return validated({**given, **update, "report": None})
 
 
 def command_line(config: Config) -> list[str]:

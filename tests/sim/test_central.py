@@ -177,7 +177,7 @@ def test_a_dead_head_ends_the_run_and_a_dead_worker_does_not(tmp_path: Path, clo
     assert report["stop_reason"] == report["error"]
     console = Console(record=True, width=140, file=StringIO())
     console.print(live.summary(report, None))
-    assert "the mean of the workers' models: the head died" in console.export_text()
+    assert "workers' mean: the head died" in console.export_text()
     assert [row["stop_reason"] for row in report["peers"]] == ["crashed", *[report["error"]] * 3]
     file.write_text("[[crash]]\npeer = 2\nat = 4\n")
     run = Simulation(config(**settings, scenario=str(file)))
