@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types contracts unit test-docker proto dashboards table race agreement study bench-exchange clean
+.PHONY: run test lint types contracts unit test-docker proto dashboards table race agreement study laboratory bench-exchange clean
 
 run: $(VENV)/run-ready
 	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
@@ -22,6 +22,8 @@ types: $(VENV)/test-ready
 contracts: $(VENV)/test-ready
 	$(BIN)/lint-imports
 
+# bytecode is written whatever the environment says: else each of the many processes that tests start compiles all modules anew
+unit: export PYTHONDONTWRITEBYTECODE =
 unit: $(VENV)/test-ready
 	$(BIN)/pytest
 
@@ -52,6 +54,11 @@ agreement: $(VENV)/run-ready
 # chunks, closing and in-flight rule over all scenarios, in virtual time
 study: $(VENV)/run-ready
 	$(BIN)/python bench/straggler_study.py
+
+# all methods over all scenarios, in virtual time, then the best four as real processes: the tables of docs/algorithms.md
+laboratory: $(VENV)/run-ready
+	$(BIN)/python bench/laboratory.py
+	$(BIN)/python bench/laboratory.py --real
 
 # vectors over raw sockets, gloo, gRPC and data sockets, taking turns; most of half an hour
 bench-exchange: $(VENV)/run-ready

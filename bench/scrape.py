@@ -1,10 +1,11 @@
-"""What metrics cost: a scrape of a peer with many neighbours, and keeping count of a round.
+"""What metrics and digests cost: a scrape of a peer with many neighbours, keeping count of a round, telling neighbours of each other.
 
     python bench/scrape.py [--neighbors 64] [--rounds 40] [--repeats 200]
 
 A star of peers in one process trains for some rounds over the memory transport, so that the peer in the middle has as many real
 neighbours and all their numbers. Then its page is asked for again and again, and its last report is counted again and again. Shown are
-processor milliseconds of a scrape (median), of the library's writing of the same values, and processor microseconds of a round.
+processor milliseconds of a scrape (median), of the library's writing of the same values, processor microseconds of a round, and processor
+milliseconds to pass everybody's digest on to everybody else, which who is in the middle of a star has to do every time that they speak.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 
 from prometheus_client import generate_latest
 
@@ -21,7 +23,9 @@ from peer.config import validated
 from peer.daemon.counts import PeerMetrics
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import run_loop
+from peer.gossip.digest import Digest, DigestBook, say_every
 from peer.gossip.round import RoundReport
+from peer.transport.digests import Encoder
 from peer.transport.memory import MemoryNetwork
 
 
@@ -59,6 +63,30 @@ async def trained(neighbors: int, rounds: int) -> tuple[Peer, list[RoundReport]]
     return peers[0], reports
 
 
+def passed_on(neighbors: int, digest: Digest) -> Callable[[], None]:
+    """One round of digests in the middle of a star, up to the bytes that are queued."""
+    book, encoder, moments = DigestBook(0, neighbors + 1, lambda peer: ()), Encoder(), count(1)
+    links = range(1, neighbors + 1)
+    for link in links:
+        book.link_up(link)
+
+    def round() -> None:
+        moment = next(moments)
+        book.say(digest, float(moment))
+        for link in links:
+            book.hear(link, [digest._replace(origin=link, stamp=moment)], float(moment))
+        told = -1
+        while told:
+            told = 0
+            for link in links:
+                if news := book.news_for(link, moment + 0.25):
+                    encoder.message(news).SerializeToString()
+                    book.told(link, news)
+                    told += len(news)
+
+    return round
+
+
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
     """Of processor time."""
     taken = []
@@ -81,6 +109,12 @@ def main() -> None:
     library = 1e3 * median_seconds(lambda: generate_latest(peer.metrics.registry), args.repeats)
     print(f"{args.neighbors} neighbours: {page.count(10)} lines, {len(page)} bytes")
     print(f"a scrape: {ours:.2f} ms of processor time; written by prometheus_client: {library:.2f} ms")
+    said = peer.watch.held[0].digest
+    spread = median_seconds(passed_on(args.neighbors, said), max(args.repeats // 10, 1))
+    every = say_every(args.neighbors + 1)
+    print(
+        f"digests of all to all others: {1e3 * spread:.1f} ms of processor time every {every:.1f} s, {spread / every:.2%} of a core"
+    )
     metrics = PeerMetrics("bench", 0)
 
     def count_them() -> None:

@@ -11,14 +11,13 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from peer.config import Config, ConfigError, flag
+from peer.config import Config, ConfigError
 from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Central, Optimizer, Outer, PeerState, ScheduleOptions
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.closing import Backups, ClosingPolicy, make_closing
 from peer.gossip.compression import WireFormat, wire_format
-from peer.gossip.mixing import GossipAlgorithm
 from peer.gossip.replicas import default_step
-from peer.gossip.wire_dtype import WireDtype
+from peer.refusals import check_method, keeps_replicas, wire_dtype
 from peer.scenario import Scenario, load_scenario, spec_error
 from peer.training.accumulator import Accumulator, InFlight
 from peer.training.data import Indices, PartitionError, partition_dataset
@@ -75,28 +74,6 @@ def _make_graph(config: Config) -> Topology:
     )
 
 
-def check_method(config: Config) -> None:
-    """Raises ConfigError if the algorithm is not correct with the other options, with the reason."""
-    kind = ALGORITHMS[config.algorithm]
-    if config.local_steps > 1 and kind.why_no_local_steps:
-        raise ConfigError(
-            f"--local-steps: {config.algorithm} makes one step between two exchanges: {kind.why_no_local_steps}; leave it at 1"
-        )
-    if config.random_graph_every and kind.why_no_random_graphs:
-        raise ConfigError(
-            f"--random-graph-every: {config.algorithm} can't draw random graphs: {kind.why_no_random_graphs}; leave it at 0"
-        )
-    if config.optimizer != "sgd" and kind.why_plain_sgd:
-        raise ConfigError(
-            f"--optimizer: {config.algorithm} can't use {config.optimizer}: {kind.why_plain_sgd}; use sgd"
-        )
-
-
-def wire_dtype(config: Config) -> WireDtype:
-    """The config's, or else the first that the algorithm takes."""
-    return WireDtype.parse(config.wire_dtype or ALGORITHMS[config.algorithm].wire_dtypes[0])
-
-
 def make_wire(config: Config) -> WireFormat:
     """The format of vectors on the wire. Raises ConfigError if it is not correct with the algorithm, or with random graphs."""
     name, kind = wire_dtype(config), ALGORITHMS[config.algorithm]
@@ -105,16 +82,10 @@ def make_wire(config: Config) -> WireFormat:
             f"--wire-dtype: {config.algorithm} can't send {name}: {kind.why_not_others}; "
             f"it takes {', '.join(kind.wire_dtypes)}"
         )
-    replicas = name.keeps_replicas and issubclass(kind, GossipAlgorithm)
-    if replicas and config.random_graph_every:
+    if keeps_replicas(config) and config.random_graph_every:
         raise ConfigError(
             f"--wire-dtype: {name} keeps two vectors for each edge, and with --random-graph-every edges come without end; "
             "use bf16 or fp16, or a graph that stays"
-        )
-    if config.consensus_step is not None and not (replicas or kind.takes_consensus_step):
-        raise ConfigError(
-            f"--consensus-step: {config.algorithm} with --wire-dtype {name} has none; "
-            "it is for noloco, and for dpsgd, matcha and choco-sgd with int8 or top-k"
         )
     try:
         return wire_format(name)
@@ -123,12 +94,9 @@ def make_wire(config: Config) -> WireFormat:
 
 
 def make_outer(config: Config) -> Outer:
-    """The outer step. Raises ConfigError if the algorithm has none, or diverges with it."""
+    """The outer step. Raises ConfigError if the algorithm diverges with it."""
     kind = ALGORITHMS[config.algorithm]
     if kind.outer is None:
-        given = next((name for name in ("outer_lr", "outer_momentum") if getattr(config, name) is not None), None)
-        if given is not None:
-            raise ConfigError(f"{flag(given)}: {config.algorithm} has no outer step; it is for {_names_with_outer()}")
         return NO_OUTER_STEP
     outer = Outer(
         kind.outer.lr if config.outer_lr is None else config.outer_lr,
@@ -137,10 +105,6 @@ def make_outer(config: Config) -> Outer:
     if (why := kind.why_not_outer(outer, _consensus_step(config), config.peers)) is not None:
         raise ConfigError(why)
     return outer
-
-
-def _names_with_outer() -> str:
-    return ", ".join(name for name, kind in ALGORITHMS.items() if kind.outer is not None)
 
 
 def _consensus_step(config: Config) -> float:

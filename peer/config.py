@@ -13,10 +13,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from peer.gossip.wire_dtype import WireDtype
-from peer.methods import check_head, check_rounds, usual
+from peer.methods import usual
 from topology.suggestion import nearest
 
 ENV_PREFIX = "GRAPEVINE_"
@@ -25,6 +33,10 @@ ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 
 #: The task without a model, which only a simulator plays.
 TIMING = "timing"
+
+
+#: Options of one topology.
+OF_TOPOLOGY = {"base_k": "base", "degree": "random-regular", "probability": "erdos-renyi", "radius": "geometric"}
 
 
 class ConfigError(ValueError):
@@ -91,13 +103,14 @@ class Config(BaseModel):
         None, gt=0, description="Radius of geometric in the unit square (default: surely connected) [alike]"
     )
     random_graph_every: int = Field(
-        0, ge=0, description="dpsgd and its relatives: a new random graph every R rounds; 0: one for all time [alike]"
+        0, ge=0, description="dpsgd, qg-dsgdm: a new random graph every R rounds; 0: one for all time [alike]"
     )
     mixing: Literal["metropolis", "best-constant"] = Field(
-        "metropolis", description="Weights of dpsgd on a fixed graph [alike]"
+        "metropolis",
+        description="dpsgd, qg-dsgdm, gradient-tracking, choco-sgd, al-dsgd: weights on a fixed graph [alike]",
     )
     budget: float = Field(
-        0.5, description="matcha: communication budget in (0, 1]; more talks more and agrees faster [alike]"
+        0.5, description="matcha, al-matcha: communication budget in (0, 1]; more talks more and agrees faster [alike]"
     )
 
     # what goes over the wire
@@ -249,6 +262,14 @@ class Config(BaseModel):
             raise ValueError("must be in (0, 1]")
         return value
 
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("write HOST:PORT; 0.0.0.0 is every address of this machine, and port 0 any free one")
+        return value
+
     @field_validator("wire_dtype")
     @classmethod
     def _wire_dtype(cls, value: str | None) -> str | None:
@@ -259,10 +280,16 @@ class Config(BaseModel):
     def _split(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(";") if word.strip()) if isinstance(value, str) else value
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in(cls, values: Any) -> Any:
-        return {**usual(values), **values} if isinstance(values, Mapping) else values
+    def _fill_in(cls, values: Any, handler: ModelWrapValidatorHandler[Config]) -> Config:
+        """What the algorithm has where nobody says anything does not count as given: with another it is another."""
+        if not isinstance(values, Mapping):
+            return handler(values)
+        own = usual(values)
+        made = handler({**own, **values})
+        made.model_fields_set.difference_update(own.keys() - values.keys())
+        return made
 
     @model_validator(mode="after")
     def _together(self) -> Config:
@@ -278,10 +305,9 @@ class Config(BaseModel):
             )
         if self.device != "cpu" and self.trainer == "process":
             raise ValueError("device: a trainer in a process of its own computes on the CPU; use --trainer thread")
-        if self.base_k is not None and self.topology != "base":
-            raise ValueError(f"base_k: {self.topology} has none; it is for --topology base")
-        check_head(self)  # first: an option that another method is for may imply a closing
-        check_rounds(self)
+        for name, topology in OF_TOPOLOGY.items():
+            if getattr(self, name) is not None and self.topology != topology:
+                raise ValueError(f"{name}: {self.topology} has none; it is for --topology {topology}")
         return self
 
     @property

@@ -93,6 +93,8 @@ DROPS: Final = (
     ),
     *("late", "control", "word", "digest", "early", "token", "silent", "crowd", "unreachable", "bad_origin"),
 )
+#: HTTP statuses.
+ANSWERS: Final = (200, 400, 403, 404, 405, 503)
 #: Labels of every sample. Prometheus knows the address that it scrapes, not whose it is, and addresses are used again.
 EVERYWHERE: Final = {"run": "name of the run (--run)", "peer": "id of the peer that tells it"}
 OPTIONS: Final = ("algorithm", "topology", "task", "closing", "in_flight", "weighting", "wire_dtype", "trainer")
@@ -123,7 +125,7 @@ ROUND = _gauge("grapevine_round", "The round this peer is in, counted from 0: ro
 ROUNDS = _counter(
     "grapevine_rounds_total",
     "Rounds finished, by why they closed",
-    {"reason": "quota, word, quorum, deadline, barrier, timeout"},
+    {"reason": "quota, word, quorum, deadline, barrier, missed, gradient, timeout"},
 )
 CLOSED_FIRST = _counter(
     "grapevine_rounds_closed_first_total",
@@ -278,6 +280,12 @@ MEMORY = _gauge(
 CPU = _counter("process_cpu_seconds_total", "Processor seconds of the daemon's process")
 OPEN_FILES = _gauge("process_open_fds", "Open files and sockets of the daemon's process")
 BEGAN = _gauge("process_start_time_seconds", "When the daemon's process began, in seconds since 1970")
+
+HTTP_ANSWERS = _counter(
+    "grapevine_http_answers_total",
+    "Answers on the metrics port, scrapes and pages",
+    {"status": "200, 400 (no HTTP), 403 (a foreign name or page), 404, 405, 503 (too many), or another of HTTP"},
+)
 
 
 METRICS: Final = tuple(metric for section in SECTIONS.values() for metric in section)

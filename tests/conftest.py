@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from peer.cli import main
-
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -29,6 +27,8 @@ Grapevine = Callable[..., Done]
 def grapevine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Grapevine]:
     """`grapevine WORDS` in this process, peers and all in theirs. A process of its own would first import torch twice, once for itself and
     once for the server that peers are forked from, which here is started once for all tests; tests/cluster/test_up.py starts both."""
+    from peer.cli import main  # here, as half of the tests and the process that deals them out need none of it
+
     root, said = logging.getLogger(), logging.getLogger("grapevine.run")
     handlers, levels, hook = root.handlers[:], (root.level, said.level), threading.excepthook
 

@@ -14,8 +14,11 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from peer import metrics
+from peer.gossip.closing import CloseReason
 from peer.metrics import EVERYWHERE, METRICS, UNITS, Distribution, Exposition, Kind, Metric, Sheet
 
+#: In the order of the declaration, the safety net last.
+CLOSE_REASONS = sorted(CloseReason, key=lambda reason: reason is CloseReason.TIMEOUT)
 ROOT = Path(__file__).parents[1]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -48,6 +51,10 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
     assert not metric.help.endswith(".")
     assert "\n" not in metric.help
     assert "\\" not in metric.help
+
+
+def test_every_reason_of_a_close_is_documented() -> None:
+    assert metrics.ROUNDS.labels["reason"].split(", ") == [str(reason) for reason in CLOSE_REASONS]
 
 
 def test_no_name_is_declared_twice() -> None:

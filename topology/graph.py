@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
 from topology import random_graphs
 from topology.randomness import stable_uniform
 from topology.suggestion import nearest
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Edge = tuple[int, int]
 Matching = tuple[Edge, ...]
@@ -118,9 +120,13 @@ class Topology:
     @cached_property
     def diameter(self) -> int:
         """Longest shortest path, in hops."""
+        import networkx as nx
+
         return int(nx.diameter(self.as_networkx()))
 
     def as_networkx(self) -> nx.Graph[int]:
+        import networkx as nx  # here, as it takes a sixth of a second, which every command would wait for
+
         graph: nx.Graph[int] = nx.Graph()
         graph.add_nodes_from(range(self.num_peers))
         graph.add_edges_from(self.edges)

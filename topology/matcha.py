@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from topology.central_path import Vector, activation_probabilities
 from topology.graph import Matching, Matrix, Topology, TopologyError, laplacian
@@ -33,6 +33,7 @@ class MatchaPlan:
     rho: float
 
 
+@lru_cache(maxsize=64)  # peers that are played in one process have the same
 def solve(topology: Topology, budget: float) -> MatchaPlan:
     """Decompose, choose p to maximise lambda_2, then alpha to minimise rho.
 
@@ -79,6 +80,8 @@ def mixing_parameter(mean: Matrix, spread: Matrix) -> tuple[float, float]:
     mean: Lbar = sum p_j L_j, [n, n]. spread: Ltilde = sum p_j (1 - p_j) L_j, [n, n]. J = 11'/n. Convex in alpha, 1 at 0 and at least
     1 from 2 / lambda_n(Lbar) on, so the minimum lies between.
     """
+    from scipy.optimize import minimize_scalar  # here, as it takes half a second, which every command would wait for
+
     n = len(mean)
     second = mean @ mean + 2 * spread
     rest = np.eye(n) - 1 / n

@@ -8,7 +8,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from peer.accounts.observation import Observation, consensus_distance, model_of
 from peer.assembly import head_of
 from peer.config import Config
 from peer.exit_codes import ExitCode, Fatal
-from peer.methods import WITHOUT_ROUNDS
+from peer.gossip.algorithms import ALGORITHMS
 from peer.training.evaluate import Evaluator
 
 SCHEMA = 1
@@ -30,7 +30,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Run:
     """What the launcher saw of a run. error: the sentence it ended with before its time, None if it ended well. models: peer -> [d]
-    of those that answered the last look. summaries: of the peers that said how they ended."""
+    of those that answered the last look. summaries: of the peers that said how they ended. lost: how those ended that died in the run."""
 
     config: Config
     error: str | None
@@ -41,13 +41,14 @@ class Run:
     curve: Sequence[Observation]
     summaries: Sequence[Mapping[str, Any]]
     models: Mapping[int, Tensor]
+    lost: Mapping[int, str] = field(default_factory=dict)
 
 
 def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
     """The report as JSON-able values; null is what nobody can tell. Evaluates the mean model and each peer's model on training and
     test set; where a run has failed and the task's own code fails here too, its numbers are null."""
     head = head_of(run.config)
-    alone = head if run.config.algorithm in WITHOUT_ROUNDS else None  # only its rounds are steps of the model
+    alone = None if ALGORITHMS[run.config.algorithm].has_rounds else head  # only its rounds are steps of the model
     models = torch.stack(list(run.models.values())) if run.models else None
     mean = model_of(models, list(run.models), head) if models is not None else None
     judge = Judge(evaluator, forgiving=run.error is not None)
@@ -63,6 +64,8 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
         "wall_seconds": run.wall_seconds,
         "start_seconds": run.start_seconds,
         "stop_reason": run.stop_reason,
+        "peers_lost": len(run.lost),
+        "lost": {str(peer): how for peer, how in sorted(run.lost.items())},
         **_together(peers, run.config.round_chunks, alone),
         "train_loss": judge.loss(mean),
         "test_accuracy": judge.accuracy(mean),

@@ -18,7 +18,7 @@ from peer.cli.voice import Voice
 from peer.cluster.live import Frame, headline
 from peer.compare.page import write_comparison
 from peer.compare.results import Cell, Result, matrix
-from peer.compare.run import config_of, open_folder, play
+from peer.compare.run import check_cells, config_of, open_folder, play
 from peer.compare.tables import failures, remarks, summarise, summary_lines, time_lines
 from peer.compare.watch import CellWatch
 from peer.config import Config, ConfigError, choices
@@ -50,8 +50,7 @@ def run_comparison(
     if config.target_loss is None and config.max_rounds is None and config.max_seconds is None:
         raise ConfigError("a comparison needs an end of its runs: give --target-loss, --max-rounds or --max-seconds")
     cells = matrix(scenarios, algorithms, closings, seeds)
-    for cell in cells:
-        config_of(cell, config)
+    check_cells(cells, config)
     open_folder(out, config, simulated=simulated, resume=resume, scenarios=scenarios)
     with _terminated_as_interrupted():
         results = _play(cells, config, voice, out, simulated=simulated)

@@ -16,7 +16,6 @@ import typer
 from peer.config import ENV_PREFIX, TIMING, Config, choices, flag, load
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import begin
-from peer.methods import ONLY_FOR
 
 PANELS = {
     "The run": ("run", "peers", "seed"),
@@ -111,10 +110,6 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
             file: Path | None = arguments.pop("config", None)
             given = {name: arguments.pop(name) for name in names}
             chosen = {name: value for name, value in given.items() if value is not None and value != []}
-            if (
-                chosen.keys() & ONLY_FOR.keys() and "algorithms" in arguments
-            ):  # they must suit each; the first is asked here
-                chosen["algorithm"] = arguments["algorithms"].partition(",")[0].strip()
             _speak_as(
                 {"log_format": os.environ.get(ENV_PREFIX + "LOG_FORMAT"), **chosen}
             )  # the sources may be bad themselves

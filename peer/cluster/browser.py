@@ -1,4 +1,4 @@
-"""Where a peer's page is, and opening it."""
+"""Where a peer of this machine and its page are, and opening that."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from collections.abc import Callable
 TEXT_BROWSERS = {"www-browser", "links", "elinks", "lynx", "w3m"}
 
 
-def page_address(listen: str, port: int) -> str:
-    """URL of the page of a peer on this machine that listens on `listen` (HOST:PORT) and serves its page on `port`."""
+def address_here(listen: str, port: int | str) -> str:
+    """HOST:PORT at which a peer that listens on the host of `listen` (HOST:PORT) is reached from this machine: who listens on every address
+    is reached on loopback."""
     host = listen.rpartition(":")[0].strip("[]")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def page_address(listen: str, port: int) -> str:
+    """URL of the page of a peer on this machine that listens on `listen` (HOST:PORT) and serves its page on `port`."""
+    return f"http://{address_here(listen, port)}/"
 
 
 def open_in_browser(url: str, failed: Callable[[], object]) -> threading.Thread:

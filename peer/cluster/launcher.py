@@ -39,7 +39,8 @@ KILLED_WITHIN = 5.0
 
 @dataclass(slots=True)
 class Child:
-    """The launcher's view of one peer. ended: its process has ended, and all it said has been read."""
+    """The launcher's view of one peer. ended: its process has ended, and all it said has been read. overdue: it did not end when told to,
+    and was killed."""
 
     peer: int
     process: ForkServerProcess
@@ -50,6 +51,7 @@ class Child:
     summary: Mapping[str, Any] | None = None
     fatal: Fatal | None = None
     ended: bool = False
+    overdue: bool = False
 
     @property
     def died(self) -> bool:
@@ -104,6 +106,10 @@ class Launcher:
         """Peers whose process has not ended."""
         return [child.peer for child in self.children if not child.ended]
 
+    def lost(self) -> dict[int, str]:
+        """Peers that have died, and how."""
+        return {child.peer: _how(child) for child in self.children if child.died}
+
     def check(self) -> None:
         """Raises Fatal if a peer has ended with one, or has died and can't be done without."""
         needed = ALGORITHMS[self.config.algorithm].delivery is Delivery.EVERY_MESSAGE
@@ -156,6 +162,7 @@ class Launcher:
         """SIGKILL to all peers that still run."""
         for child in self.children:
             if child.process.pid is not None and child.process.is_alive():
+                child.overdue = True
                 os.kill(child.process.pid, signal.SIGKILL)
 
     def _let_go(self, child: Child) -> None:
@@ -242,6 +249,8 @@ class Launcher:
 def _how(child: Child) -> str:
     if child.fatal is not None:
         return child.fatal.sentence
+    if child.overdue:
+        return "did not end when it was told to, and was killed"
     code = child.process.exitcode
     return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 

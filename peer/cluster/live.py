@@ -17,20 +17,25 @@ from rich.text import Text
 from peer.cluster.table import PeersTable, Row, amount, hear, placed
 from peer.config import Config
 from peer.logs import event
-from peer.methods import WITH_HEAD
 from peer.wire.gossip_pb2 import StatusReply
 
 if TYPE_CHECKING:
     from peer.accounts.observation import Observation
 
+#: Peers of which the summary says how they were lost.
+MOST_LOST = 3
 BLOCKS = " ▁▂▃▄▅▆▇█"
 log = logging.getLogger("grapevine.run")
+#: What the model of a run is called where one peer has it.
+HEADS = "the head's model"
 REASONS = {
     "quota": "own quota",
     "word": "another's word",
     "quorum": "quorum",
     "deadline": "time-out",
     "barrier": "all done",
+    "missed": "a model that did not come",
+    "gradient": "a gradient that came",
 }
 
 
@@ -44,7 +49,7 @@ class View(Protocol):
     def say(self, sentence: str) -> None: ...
 
     def ready(self, addresses: Sequence[str]) -> None:
-        """All peers train; addresses in the order of ids."""
+        """All peers train; where each is reached from this machine, in the order of ids."""
 
     def note(self, sentence: str) -> None:
         """Say what is still worth reading when the next sentence has come."""
@@ -207,7 +212,9 @@ def how_far(config: Config, curve: Sequence[Observation]) -> Text:
 
 def model_called(algorithm: str) -> str:
     """Whose model is that of the run."""
-    return "the head's model" if algorithm in WITH_HEAD else "the mean model"
+    from peer.gossip.algorithms import ALGORITHMS  # torch, which `top` has no use for
+
+    return HEADS if ALGORITHMS[algorithm].has_head else "the mean model"
 
 
 def _sparkline(losses: Sequence[float], width: int = 26) -> str:
@@ -236,6 +243,8 @@ def summary(report: Mapping[str, Any], target: float | None) -> Panel:
     table.add_row(
         "wall time", f"{report['wall_seconds']:.1f} s", f"after {report['start_seconds']:.1f} s to start{ended}"
     )
+    if report["lost"]:
+        _add_lost(table, report)
     if report["peers"]:
         _add_work(table, report)
         if report["wasted_fraction"]:
@@ -245,6 +254,15 @@ def summary(report: Mapping[str, Any], target: float | None) -> Panel:
         _add_costs(table, report)
     style = "red" if error is not None else "green" if target is None or seconds is not None else "yellow"
     return Panel.fit(table, title="grapevine", title_align="left", border_style=style)
+
+
+def _add_lost(table: Table, report: Mapping[str, Any]) -> None:
+    """The first few with how they ended."""
+    lost = [f"peer {peer}: {how.removeprefix(f'peer {peer}: ')}" for peer, how in report["lost"].items()]
+    more = len(lost) - MOST_LOST
+    others = [f"and {more} other{'s' if more > 1 else ''}"] if more > 0 else []
+    number = Text(f"{len(lost)} of {report['config']['peers']}", style="red")
+    table.add_row("peers lost", number, Text("\n".join([*lost[:MOST_LOST], *others])))
 
 
 def _add_work(table: Table, report: Mapping[str, Any]) -> None:
@@ -280,7 +298,7 @@ def _add_models(table: Table, report: Mapping[str, Any]) -> None:
     config = report["config"]
     called = model_called(config["algorithm"])
     of_head = [row for row in report["peers"] if row["peer"] == config["head"]]
-    if config["algorithm"] in WITH_HEAD and (not of_head or of_head[0]["consensus_distance"] is None):
+    if called == HEADS and (not of_head or of_head[0]["consensus_distance"] is None):
         called = "workers' mean: the head died"
     if report["train_loss"] is not None:
         table.add_row("train loss", f"{report['train_loss']:.4f}", f"{called}, whole training set")

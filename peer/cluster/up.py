@@ -27,7 +27,7 @@ from peer.assembly import (
     make_stragglers,
     make_wire,
 )
-from peer.cluster.browser import open_in_browser, page_address
+from peer.cluster.browser import address_here, open_in_browser, page_address
 from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
@@ -113,7 +113,8 @@ async def up(config: Config, console: Console, view: View | None = None, *, open
             await launcher.introduce()
             _point_to_page(config, launcher, view, open_page=open_page)
             ready_at = await launcher.all_ready()
-            view.ready([child.address for child in launcher.children])
+            bound = [child.address for child in launcher.children]
+            view.ready([address_here(address, address.rpartition(":")[2]) for address in bound])
             clients = [PeerClient(child.address) for child in launcher.children]
             models = torch.zeros(config.peers, checked.num_elements)
             observer = Observer(clients, evaluator, models, ready_at, head_of(config))
@@ -132,6 +133,7 @@ async def up(config: Config, console: Console, view: View | None = None, *, open
         curve=observer.curve,
         summaries=[child.summary for child in launcher.children if child.summary is not None],
         models={peer: observer.models[peer] for peer in observer.answered},
+        lost=launcher.lost(),
     )
     return Outcome(await asyncio.to_thread(make_report, run, evaluator), fatal)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peer.methods import WITHOUT_ROUNDS
+from peer.gossip.algorithms import ALGORITHMS
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +56,7 @@ def matrix(scenarios: Iterable[str], algorithms: Sequence[str], closings: Sequen
         for scenario in scenarios
         for seed in range(seeds)
         for algorithm in algorithms
-        for closing in (("none",) if algorithm in WITHOUT_ROUNDS else closings)
+        for closing in (closings if ALGORITHMS[algorithm].has_rounds else ("none",))
     ]
 
 

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peer.assembly import make_scenario, make_stragglers
+from peer.assembly import make_outer, make_scenario, make_stragglers, make_wire
 from peer.cluster.forkserver import context
 from peer.compare.results import Cell, Result, load, save
 from peer.compare.theory import theory
 from peer.config import ENV_ALIASES, ENV_PREFIX, Config, ConfigError, flag, validated
 from peer.exit_codes import ExitCode, Fatal
 from peer.methods import usual
+from peer.refusals import check_method, idle_options
 from peer.scenario import files_of
 
 #: Options whose flag is in the singular because it repeats, and those that a cell or the comparison itself decides.
@@ -35,18 +36,33 @@ Heard = Callable[[Cell, Mapping[str, Any]], None]
 
 
 def config_of(cell: Cell, base: Config) -> Config:
-    """The config of one cell. Raises ConfigError."""
+    """The config of one cell, without the options that mean nothing in it: a matrix has them for its other cells. Raises ConfigError."""
+    values = _values(cell, base)
+    idle = idle_options(validated(values))
+    return validated({name: value for name, value in values.items() if name not in idle})
+
+
+def check_cells(cells: Sequence[Cell], base: Config) -> None:
+    """Raises ConfigError for a cell that can't be run, and for an option that means nothing in any of them."""
+    for cell in cells:
+        config = config_of(cell, base)
+        check_method(config)
+        make_wire(config)
+        make_outer(config)
+    idle = [idle_options(validated(_values(cell, base))) for cell in cells]
+    for name, sentence in idle[0].items():
+        if all(name in others for others in idle):
+            raise ConfigError(sentence)
+
+
+def _values(cell: Cell, base: Config) -> dict[str, Any]:
     update = {
         "scenario": cell.scenario,
         "algorithm": cell.algorithm,
         "closing": cell.closing,
         "seed": base.seed + cell.seed,
     }
-    own = usual(
-        base.model_dump(include={"algorithm", "backup_workers"})
-    )  # of the algorithm that the options were checked with
-    given = {name: value for name, value in base.model_dump(exclude_unset=True).items() if own.get(name) != value}
-    return validated({**given, **update, "report": None})
+    return {**base.model_dump(exclude_unset=True), **update, "report": None}
 
 
 def command_line(config: Config) -> list[str]:

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.compare.results import Result
-from peer.methods import WITH_HEAD, WITHOUT_ROUNDS
+from peer.gossip.algorithms import ALGORITHMS
 
 REFERENCE = "barrier"
 #: A round is one gradient of one peer, applied by the head.
-COUNT_UPDATES = {*WITH_HEAD} & {*WITHOUT_ROUNDS}
+COUNT_UPDATES = {name for name, kind in ALGORITHMS.items() if kind.has_head and not kind.has_rounds}
 _CELL = ("scenario", "algorithm", "closing", "seed")
 _OF_REPORT = (
     "seconds_to_target",

@@ -16,10 +16,8 @@ statistics; N peers, m chunks a round, all local steps together):
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from scipy import integrate, stats
 
 from peer.assembly import make_scenario, make_stragglers, nominal_chunk_seconds
 from peer.config import Config
@@ -72,7 +70,7 @@ def _mean_of_inverse(draw: Draw) -> float:
         case "shifted-exp" if draw.first == 0:
             return math.inf  # E[1/f] diverges: there is no ceiling
         case _:
-            return float(integrate.quad(lambda u: 1.0 / draw.factor(u), 0.0, 1.0)[0])
+            return _integral(lambda u: 1.0 / draw.factor(u), 1.0)
 
 
 def _resting_share(pause: Pause, wall_seconds: float) -> float:
@@ -114,18 +112,27 @@ def exponential_chunks(num_peers: int, num_chunks: int) -> float:
     E[min], E[max] = int_0^inf S(t)^N dt, int_0^inf 1 - F(t)^N dt. By memorylessness of the others given that one has finished at t,
     the finished chunks are m for the first and a count below m, binomially placed, for the rest; summed here as
     E[rate] = N m * fraction with fraction = (1 + (N - 1) E[count_other] / m) / N."""
-    erlang = stats.gamma(num_chunks)
-    least = float(integrate.quad(lambda t: erlang.sf(t) ** num_peers, 0, math.inf)[0])
-    most = float(integrate.quad(lambda t: 1 - erlang.cdf(t) ** num_peers, 0, math.inf)[0])
+    from scipy.special import gammainc, gammaincc
+
+    def survival(t: float) -> float:
+        """That of Erlang(m): fewer than m chunks by t."""
+        return float(gammaincc(num_chunks, t))
 
     def others_finished(t: float) -> float:
-        """Mean chunks of a peer at t, given that it has not finished its m by then."""
-        below = stats.poisson(t)
-        return float(sum(j * below.pmf(j) for j in range(num_chunks)) / below.cdf(num_chunks - 1))
+        """Mean chunks of another peer at t, given that it has not finished its m by then, times the density of the first at t. For a
+        Poisson count j P(j) = t P(j - 1), and the chance that the other has not finished cancels once."""
+        density = math.exp((num_chunks - 1) * math.log(t) - t - math.lgamma(num_chunks))
+        return t * float(gammaincc(num_chunks - 1, t)) * num_peers * density * survival(t) ** (num_peers - 2)
 
-    def density_of_first(t: float) -> float:
-        return float(num_peers * erlang.pdf(t) * erlang.sf(t) ** (num_peers - 1))
-
-    count = float(integrate.quad(lambda t: others_finished(t) * density_of_first(t), 0, 4.0 * num_chunks)[0])
+    least = _integral(lambda t: survival(t) ** num_peers, math.inf)
+    most = _integral(lambda t: 1 - float(gammainc(num_chunks, t)) ** num_peers, math.inf)
+    count = _integral(others_finished, 4.0 * num_chunks)
     fraction = (1 + (num_peers - 1) * count / num_chunks) / num_peers
     return fraction * most / least
+
+
+def _integral(of: Callable[[float], float], until: float) -> float:
+    """From 0."""
+    from scipy.integrate import quad  # here, as it takes half a second, which every comparison would wait for
+
+    return float(quad(of, 0.0, until)[0])

@@ -16,6 +16,7 @@ from peer.gossip.round import RoundReport
 from peer.metrics import (
     ACTIVITIES,
     ACTIVITY,
+    ANSWERS,
     BEGAN,
     CLOSED_FIRST,
     CLOSED_WORDS,
@@ -24,6 +25,7 @@ from peer.metrics import (
     DROPPED,
     DROPS,
     EXCHANGE_WAIT,
+    HTTP_ANSWERS,
     LOOP_LAG,
     MATCHINGS,
     MEMORY,
@@ -56,6 +58,7 @@ class PeerMetrics:
         self._words = Counter(dict.fromkeys(WORDS, 0))
         self._refused = Counter(dict.fromkeys((*FIELDS, "other"), 0))
         self._dropped = Counter(dict.fromkeys(DROPS, 0))
+        self._answers = Counter(dict.fromkeys(ANSWERS, 0))
         self._closed_first = Counter({peer: 0})
         self._matchings: Counter[int] = Counter()
         self._missed: Counter[tuple[int, str]] = Counter()
@@ -87,6 +90,9 @@ class PeerMetrics:
 
     def dropped(self, reason: str) -> None:
         self._dropped[reason] += 1
+
+    def answered(self, status: int) -> None:
+        self._answers[status] += 1
 
     def lag(self, seconds: float) -> None:
         self._lags.observe(seconds)
@@ -129,6 +135,7 @@ class PeerMetrics:
         sheet.put_all(CLOSED_WORDS, self._words)
         sheet.put_all(REFUSED, self._refused)
         sheet.put_all(DROPPED, self._dropped)
+        sheet.put_all(HTTP_ANSWERS, self._answers)
         process = {family.name: family.samples[0].value for family in self._process.collect()}
         for metric in (MEMORY, CPU, OPEN_FILES, BEGAN):
             value = process.get(metric.name.removesuffix("_total"))

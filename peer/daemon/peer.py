@@ -137,7 +137,6 @@ class Peer:
             await self._train(said, transport)
             if linger and not self._released.is_set():
                 self.state = "finished"
-                self._player.finish()
                 last = said.round + 1 if parts.algorithm.has_rounds else FOR_EVER
                 transport.advance(ExchangeKey(last, 0))  # who still sends is told at once
                 said.say_leaving(said.round)
@@ -216,10 +215,7 @@ class Peer:
             if await self._explained(said, broken.peer):
                 self._limit(f"peer {broken.peer} left, and {self.config.algorithm} needs {broken.needs}")
             else:
-                raise Fatal(
-                    ExitCode.LOST,
-                    f"{broken}; {self.config.algorithm} needs {broken.needs}: restart the run, or use dpsgd or matcha",
-                ) from None
+                raise Fatal(ExitCode.LOST, broken.sentence(self.config.algorithm)) from None
         finally:
             self._ended_at = self._loop.time()
             if timer is not None:
@@ -380,7 +376,8 @@ class Peer:
     def _digest(self) -> Digest:
         """Of now; the watch adds what it knows of links."""
         known = self.watch.pulse.digest(self.peer, self.player.ledger, self.player.exchanges, self.seconds())
-        return known._replace(state=State.Value(f"STATE_{self.state.upper()}"), seconds=self.seconds())
+        state = State.Value(f"STATE_{self.state.upper()}")
+        return known._replace(state=state, seconds=self.seconds(), **self.player.waits.told())
 
     def summary(self) -> PeerSummary:
         assert self._transport is not None

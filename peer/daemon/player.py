@@ -22,6 +22,7 @@ from peer.daemon.conversation import Conversation
 from peer.daemon.gathering import Gathering
 from peer.daemon.playing import Master, Rules, Stopped, Stopwatch, UnderWay
 from peer.daemon.taken import Taken
+from peer.daemon.waits import Waits
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import NeighborDeadlines
@@ -65,6 +66,7 @@ class RoundPlayer:
         self.ledger = Ledger(trainer.quota_chunks)
         self.spans: PeerSpans | None = None
         self.exchanges = Exchanges()
+        self.waits = Waits()
         self.master = Master(algorithm.state.params, threading.Lock())
         self._algorithm = algorithm
         self._schedule = schedule
@@ -89,6 +91,7 @@ class RoundPlayer:
     def request_stop(self) -> None:
         """End the current round as soon as possible; `play` raises Stopped."""
         self._stop = True
+        self._gathering.abandon()  # who waits for an answer gets none
         self._settled.set()
         self._said.stirred.set()
 
@@ -96,10 +99,6 @@ class RoundPlayer:
     def num_inboxes(self) -> int:
         """Receive buffers made so far: as many as the most neighbours of a round, kept for the whole run."""
         return len(self._inboxes)
-
-    def finish(self) -> None:
-        """No round follows: who waits for an answer gets none."""
-        self._gathering.abandon()
 
     def close(self) -> None:
         self._worker.shutdown(wait=True)
@@ -245,16 +244,18 @@ class RoundPlayer:
     async def _until_closed(self, clock: Stopwatch, *, computes: bool = True) -> tuple[CloseReason, float]:
         """(why the round closes, when the own quota was done or, if it is not, now)."""
         computed_until: float | None = None
-        while True:
-            self._said.stirred.clear()
-            self._check_stop()
-            own_done = self._trainer.quota_done if computes else None
-            if own_done and computed_until is None:
-                computed_until = clock.now()
-            reason, ask_again_at = self._said.decide(own_done)
-            if reason is not None:
-                return reason, computed_until or clock.now()
-            await self._stirred_until(ask_again_at)
+        with self.waits:
+            while True:
+                self._said.stirred.clear()
+                self._check_stop()
+                own_done = self._trainer.quota_done if computes else None
+                if own_done is not False:
+                    self.waits.on(self._said.talk.silent)
+                    computed_until = (computed_until or clock.now()) if own_done else None
+                reason, ask_again_at = self._said.decide(own_done)
+                if reason is not None:
+                    return reason, computed_until or clock.now()
+                await self._stirred_until(ask_again_at)
 
     async def _drained(self) -> bool:
         """Wait until no chunk is in flight; whether one was."""
@@ -282,8 +283,7 @@ class RoundPlayer:
 
     def _open(self, round: int, effect: Exchange) -> UnderWay:
         assert not (effect.atomic and (effect.into or effect.take)), "an atomic exchange may be lost without harm"
-        under_way = UnderWay(time.monotonic())
-        key = ExchangeKey(round, effect.phase)
+        under_way, key = UnderWay(time.monotonic()), ExchangeKey(round, effect.phase)
         for peer in sorted({*effect.send, *effect.receive}):
             takes_part, why = self._said.directory.takes_part(peer, round)
             if not takes_part:
@@ -361,16 +361,17 @@ class RoundPlayer:
         gathering, started = self._gathering, clock.now()
         last = -1
         typical = self.ledger.typical_round_seconds
-        while not gathering.has(effect.enough):
-            self._said.stirred.clear()
-            gathering.leave_out_who_left()
-            gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
-            now = clock.now()
-            for peer in [j for j in gives_up if self._stop or now >= gives_up[j]]:
-                gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
-            self._check_stop()
-            if gathering.expected and not gathering.has(effect.enough):
-                await self._stirred_until(min(gives_up.values()))
+        with self.waits.on(lambda: gathering.expected):
+            while not gathering.has(effect.enough):
+                self._said.stirred.clear()
+                gathering.leave_out_who_left()
+                gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
+                now = clock.now()
+                for peer in [j for j in gives_up if self._stop or now >= gives_up[j]]:
+                    gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
+                self._check_stop()
+                if gathering.expected and not gathering.has(effect.enough):
+                    await self._stirred_until(min(gives_up.values()))
         for peer, arrived_at in gathering.newly_arrived():
             self._deadlines.observe(peer, max(arrived_at - started, 0.0))
             last = peer
@@ -407,16 +408,17 @@ class RoundPlayer:
 
         for peer in until:
             handles[peer].outcome.add_done_callback(one_less)
-        while waiting:
-            self._settled.clear()
-            now = self._loop.time()
-            for peer in [j for j in sorted(until) if self._stop or now >= until[j]]:
-                handles[peer].give_up(LossReason.LEFT if self._stop else LossReason.DEADLINE)
-                del until[peer]
-            timer = self._loop.call_at(min(until.values()), self._settled.set) if until else None
-            await self._settled.wait()
-            if timer is not None:
-                timer.cancel()
+        with self.waits.on(lambda: [peer for peer in handles if not handles[peer].outcome.done()]):
+            while waiting:
+                self._settled.clear()
+                now = self._loop.time()
+                for peer in [j for j in sorted(until) if self._stop or now >= until[j]]:
+                    handles[peer].give_up(LossReason.LEFT if self._stop else LossReason.DEADLINE)
+                    del until[peer]
+                timer = self._loop.call_at(min(until.values()), self._settled.set) if until else None
+                await self._settled.wait()
+                if timer is not None:
+                    timer.cancel()
 
     def deadline_seconds(self, peer: int) -> float:
         """How long that peer would be waited for if the round closed now."""

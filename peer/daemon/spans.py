@@ -51,6 +51,7 @@ class _Exchange:
     """The span of an exchange. ended: when it was over, in ns; None while it is not. linked: to the other end's."""
 
     span: trace.Span
+    outcome: asyncio.Future[Outcome]
     ended: int | None = None
     linked: bool = False
 
@@ -98,7 +99,11 @@ class PeerSpans:
                 "grapevine.lost": [f"{peer}: {reason}" for peer, reason in sorted(report.lost.items())],
             }
         )
-        self._round.end(self.now())
+        now = self.now()
+        for exchange in self._exchanges.values():  # those of which the loop has not told yet
+            if exchange.ended is None and exchange.outcome.done():
+                exchange.ended = now
+        self._round.end(now)
 
     def round_broken(self, error: Exception) -> None:
         """It was not finished."""
@@ -146,7 +151,7 @@ class PeerSpans:
             start_time=self.now(),
         )
         edge = (peer, key)
-        self._exchanges[edge] = _Exchange(span)
+        self._exchanges[edge] = _Exchange(span, handle.outcome)
         if span.get_span_context().trace_flags.sampled:
             carrier: dict[str, str] = {}
             _W3C.inject(carrier, trace.set_span_in_context(span, Context()))
@@ -173,7 +178,7 @@ class PeerSpans:
         exchange = self._exchanges.get(edge)
         if exchange is None:
             return
-        exchange.ended = self.now()
+        exchange.ended = exchange.ended or self.now()
         lost = outcome.result().lost
         if lost is not None:
             exchange.span.set_attribute("grapevine.lost", str(lost))

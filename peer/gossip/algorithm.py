@@ -125,8 +125,8 @@ class ScheduleOptions:
     varying: Schedule | None = None
 
     def over_its_edges(self) -> Schedule:
-        """For an algorithm that may mix over any symmetric, doubly stochastic weights: the graph's, new random graphs', or those that
-        vary. Raises TopologyError."""
+        """For an algorithm that may mix over any symmetric, doubly stochastic weights (`takes_mixing`): the graph's, new random graphs',
+        or those that vary. Raises TopologyError."""
         if self.varying is not None:
             if self.random_graph_every:
                 raise TopologyError(
@@ -139,6 +139,10 @@ class ScheduleOptions:
             return self.varying
         if self.random_graph_every == 0:
             return FixedSchedule(self.topology, self.mixing)
+        if self.mixing != "metropolis":
+            raise TopologyError(
+                f"--mixing: new random graphs are not solved for {self.mixing} weights; leave it out, or --random-graph-every"
+            )
         return RandomGraphSchedule(
             name=self.topology.name,
             num_peers=self.topology.num_peers,
@@ -158,6 +162,10 @@ class RoundBroken(Exception):
         self.peer = peer
         self.reason = reason
         self.needs = needs
+
+    def sentence(self, algorithm: str) -> str:
+        """What ends the run, and what to do. dpsgd and matcha go on whoever is lost."""
+        return f"{self}; {algorithm} needs {self.needs}: restart the run, or use dpsgd or matcha"
 
 
 class Algorithm(ABC):
@@ -211,6 +219,11 @@ class Algorithm(ABC):
     outer: ClassVar[Outer | None] = None
     #: Whether --consensus-step is its own, whatever the format on the wire.
     takes_consensus_step: ClassVar[bool] = False
+    #: Whether it keeps a replica for each edge with the formats that leave too much out (int8, top-k), and so has a consensus step there.
+    keeps_replicas: ClassVar[bool] = False
+    #: Whether its schedule is made with --mixing, and with --budget. Who does not take one refuses it.
+    takes_mixing: ClassVar[bool] = False
+    takes_budget: ClassVar[bool] = False
 
     def __init__(self, state: PeerState) -> None:
         self.state = state

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ SAY_SECONDS = 1.0
 DIGESTS_A_SECOND = 32
 #: Digests in one message.
 MAX_IN_MESSAGE = 32
-#: Entries of `lost_links`, and of `waited_for` and `closed_by`.
+#: Entries of `lost_links`, and of `waited_for`, `closed_by` and `waits_for`.
 MAX_LOST_LINKS = 64
 MAX_SHARES = 8
 #: Stamps are below.
@@ -36,7 +37,7 @@ _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 class Digest(NamedTuple):
     """What a peer said of itself; fields as in proto/grapevine/v1/gossip.proto. state: a value of the wire's State.
-    closed_rounds: by the value of a CloseReason. waited_for, closed_by: share by peer."""
+    closed_rounds: by the value of a CloseReason. waited_for, closed_by: share by peer. waits_for: of the open round."""
 
     origin: int
     stamp: int = 0
@@ -58,6 +59,8 @@ class Digest(NamedTuple):
     lost_links: tuple[int, ...] = ()
     waited_for: Mapping[int, float] = _NOTHING
     closed_by: Mapping[int, float] = _NOTHING
+    waits_for: tuple[int, ...] = ()
+    waits_seconds: float = 0.0
 
 
 class Held(NamedTuple):
@@ -76,17 +79,18 @@ def nonsense(digest: Digest, num_peers: int) -> str | None:
     """The field that no honest peer would send so, or None. The loss may be anything: it is what diverges first."""
     shares = (digest.computing, digest.waiting, digest.exchanging, digest.mixing, digest.finished_fraction)
     counts = (digest.round, digest.samples, digest.max_staleness, *digest.closed_rounds.values())
-    named = (*digest.lost_links, *digest.waited_for, *digest.closed_by)
+    named = (*digest.lost_links, *digest.waited_for, *digest.closed_by, *digest.waits_for)
+    seconds = (digest.seconds, digest.samples_per_second, digest.waits_seconds)
     checks = {
         "origin": 0 <= digest.origin < num_peers,
         "stamp": 0 <= digest.stamp < MAX_STAMP,
         "age_seconds": 0 <= digest.age_seconds <= MAX_AGE_SECONDS,
-        "seconds": 0 <= digest.seconds <= MAX_COUNT and 0 <= digest.samples_per_second <= MAX_COUNT,
+        "seconds": all(0 <= number <= MAX_COUNT for number in seconds),
         "counts": all(0 <= count <= MAX_COUNT for count in counts),
         "shares": all(0 <= share <= 1 for share in (*shares, *digest.waited_for.values(), *digest.closed_by.values())),
         "peers": all(0 <= peer < num_peers for peer in named),
         "lengths": len(digest.lost_links) <= MAX_LOST_LINKS
-        and max(len(digest.waited_for), len(digest.closed_by)) <= MAX_SHARES,
+        and max(len(digest.waited_for), len(digest.closed_by), len(digest.waits_for)) <= MAX_SHARES,
     }
     return next((field for field, sound in checks.items() if not sound), None)
 
@@ -99,7 +103,7 @@ class DigestBook:
     first_stamp: should be above those of this peer's last life, such as a wall clock in milliseconds; nothing breaks if it is not.
     """
 
-    __slots__ = ("_held", "_neighbors", "_num_peers", "_peer", "_stamp", "_untold")
+    __slots__ = ("_aged", "_aged_at", "_held", "_neighbors", "_num_peers", "_peer", "_stamp", "_untold")
 
     def __init__(
         self, peer: int, num_peers: int, neighbors: Callable[[int], Collection[int]], first_stamp: int = 0
@@ -109,6 +113,8 @@ class DigestBook:
         self._neighbors = neighbors
         self._stamp = first_stamp
         self._held: dict[int, Held] = {}
+        self._aged: dict[int, Digest] = {}  # as they are told at one moment
+        self._aged_at = math.nan
         self._untold: dict[int, dict[int, None]] = {}  # link -> origins, in the order of the news
 
     @property
@@ -140,12 +146,20 @@ class DigestBook:
         return news
 
     def news_for(self, neighbor: int, now: float) -> list[Digest]:
-        """What that neighbour is to be told now, the oldest news first, with its age; `told` it once it was sent."""
-        found = []
-        for origin in list(self._untold.get(neighbor, ()))[:MAX_IN_MESSAGE]:
-            digest, said_at = self._held[origin]
-            found.append(digest._replace(age_seconds=min(max(now - said_at, 0.0), MAX_AGE_SECONDS)))
-        return found
+        """What that neighbour is to be told now, the oldest news first, with its age; `told` it once it was sent. All neighbours are told
+        the same objects at the same moment."""
+        if now != self._aged_at:
+            self._aged.clear()
+            self._aged_at = now
+        return [self._as_of(origin, now) for origin in islice(self._untold.get(neighbor, ()), MAX_IN_MESSAGE)]
+
+    def _as_of(self, origin: int, now: float) -> Digest:
+        digest, said_at = self._held[origin]
+        aged = self._aged.get(origin)
+        if aged is None or aged.stamp != digest.stamp:
+            age = min(max(now - said_at, 0.0), MAX_AGE_SECONDS)
+            aged = self._aged[origin] = digest._replace(age_seconds=age)
+        return aged
 
     def told(self, neighbor: int, digests: Iterable[Digest]) -> None:
         """These are on their way to it."""

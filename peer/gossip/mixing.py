@@ -145,6 +145,7 @@ class GossipAlgorithm(Algorithm):
     """What D-PSGD and MATCHA share beside their round."""
 
     wire_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16", "int8", "top-k")
+    keeps_replicas: ClassVar[bool] = True
 
     def __init__(self, state: PeerState) -> None:
         super().__init__(state)

@@ -116,7 +116,7 @@ class Talk:
                 wake_at = self._closing.wake_at(self)
                 return None, give_up_at if wake_at is None else min(wake_at, give_up_at)
             reason = CloseReason.TIMEOUT
-            came_last = tuple(sorted(self._silent())) if self._closing.tells != "nothing" else ()
+            came_last = tuple(sorted(self.silent())) if self._closing.tells != "nothing" else ()
             for silent in came_last:
                 self.directory.missed(silent, self.round)
         if not self._announced and reason is not CloseReason.WORD and self._closing.tells != "nothing":
@@ -139,14 +139,14 @@ class Talk:
 
     def waits(self) -> bool:
         if self._idle or self.flood.closed.count(self.round) >= self.directory.num_living or self.directory.suspects:
-            return bool(self._silent())
+            return bool(self.silent())
         return True
 
     def heard_neighbors(self) -> tuple[int, int]:
         living = [j for j in self._neighbors(self.round) if self.directory.is_alive(j)]
         return sum(self.flood.closed.has_closed(j, self.round) for j in living), len(living)
 
-    def _silent(self) -> set[int]:
+    def silent(self) -> set[int]:
         """Who is waited for: alive, computing, not known to have closed this round, and able to tell. A word comes over living peers
         only, so that behind the dead, or beyond a cut, nobody can be heard."""
         silent = self.directory.living() - self.flood.closed.closed(self.round) - self._idle

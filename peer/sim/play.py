@@ -62,5 +62,6 @@ def _report(config: Config, simulation: Simulation) -> dict[str, Any]:
         curve=simulation.curve,
         summaries=simulation.summaries(),
         models=dict(zip(alive, simulation.models(), strict=True)) if simulation.evaluator is not None else {},
+        lost=dict.fromkeys(simulation.dead, "crashed"),
     )
     return make_report(run, simulation.evaluator)

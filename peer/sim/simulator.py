@@ -199,9 +199,8 @@ class Simulation:
         if peer.talk.directory.has_left(error.peer):
             self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
         else:
-            told = f"{error}; {self.config.algorithm} needs {error.needs}: restart the run, or use dpsgd or matcha"
-            self.failure = Fatal(ExitCode.LOST, told)
-            self._limit(told)
+            self.failure = Fatal(ExitCode.LOST, error.sentence(self.config.algorithm))
+            self._limit(self.failure.sentence)
         self.agenda.stopped = True
 
     def diverged(self, peer: Accumulating) -> bool:

@@ -30,7 +30,8 @@ from peer.training.local_steps import LocalSteps
 
 
 class InFlight(StrEnum):
-    """What becomes of the chunk that is being computed when the round closes (DESIGN, section 2)."""
+    """What becomes of the chunk that is being computed when the round closes: it is carried into the next round, with staleness 1 or more;
+    dropped, and its samples computed again; or finished first."""
 
     CARRY = "carry"
     REDO = "redo"

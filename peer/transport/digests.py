@@ -10,8 +10,38 @@ from peer.wire import gossip_pb2 as wire
 _PLAIN = (
     *("origin", "stamp", "age_seconds", "state", "round", "seconds", "samples", "samples_per_second", "train_loss"),
     *("neighbor_distance", "computing", "waiting", "exchanging", "mixing", "finished_fraction", "max_staleness"),
+    "waits_seconds",
 )
 _REASONS = tuple(wire.ClosedRounds.DESCRIPTOR.fields_by_name)
+
+
+#: Digests whose bytes are kept; those of one telling are told again and again, then never.
+KEPT = 256
+
+
+class Encoder:
+    """Encodes a digest once, however many neighbours are told of it: in the middle of a star all of them are. For the same object the
+    same bytes, so what is told has to be the same object (`DigestBook.news_for`)."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        # by identity, which nobody else has while the digest is in here
+        self._made: dict[int, tuple[Digest, bytes]] = {}
+
+    def message(self, digests: Iterable[Digest]) -> wire.ControlMessage:
+        message = wire.ControlMessage()
+        # the bytes of messages one after the other are those of one message with all of their fields
+        message.digests.MergeFromString(b"".join(map(self._bytes, digests)))
+        return message
+
+    def _bytes(self, digest: Digest) -> bytes:
+        made = self._made.get(id(digest))
+        if made is None:
+            if len(self._made) >= KEPT:
+                self._made.clear()
+            made = self._made[id(digest)] = digest, to_wire([digest]).SerializeToString()
+        return made[1]
 
 
 def to_wire(digests: Iterable[Digest]) -> wire.Digests:
@@ -34,6 +64,7 @@ def _encode(digest: Digest) -> wire.Digest:
         lost_links=digest.lost_links,
         waited_for=_shares(digest.waited_for),
         closed_by=_shares(digest.closed_by),
+        waits_for=digest.waits_for,
     )
 
 
@@ -46,6 +77,7 @@ def _decode(digest: wire.Digest) -> Digest:
         lost_links=tuple(digest.lost_links),
         waited_for={share.peer: share.share for share in digest.waited_for},
         closed_by={share.peer: share.share for share in digest.closed_by},
+        waits_for=tuple(digest.waits_for),
     )
 
 

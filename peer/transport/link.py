@@ -31,7 +31,7 @@ from typing import Any, Final
 from peer.gossip.digest import Digest
 from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
 from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
-from peer.transport.digests import from_wire, to_wire
+from peer.transport.digests import Encoder, from_wire
 from peer.transport.exchange import Exchange, loss_of_abort
 from peer.transport.goodbye import Goodbye
 from peer.transport.handshake import Session, parse_control
@@ -136,11 +136,11 @@ class Link:
         self._words.put(wire.ControlMessage(word=wire.Word(kind=kind, origin=word.origin, round=word.round)))
         return True
 
-    def tell_digests(self, digests: Sequence[Digest]) -> bool:
+    def tell_digests(self, digests: Sequence[Digest], encoder: Encoder) -> bool:
         """They wait behind nothing and make nothing wait that is here before them: what is still to be written goes first."""
         if self.down.done() or self._words:
             return False
-        self._words.put(wire.ControlMessage(digests=to_wire(digests)))
+        self._words.put(encoder.message(digests))
         return True
 
     def trace(self, key: ExchangeKey, traceparent: str) -> None:

@@ -26,6 +26,7 @@ from peer.transport.base import (
     Word,
 )
 from peer.transport.channel import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
+from peer.transport.digests import Encoder
 from peer.transport.emulated import SlowLane, SlowNetwork
 from peer.transport.exchange import Exchange, byte_view
 from peer.transport.handshake import (
@@ -94,6 +95,7 @@ class LinkedTransport(Transport):
         self._wanted: dict[int, str] = {}
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._encoder = Encoder()
 
     @abstractmethod
     async def _attempt(self, peer: int, address: str) -> bool:
@@ -122,7 +124,7 @@ class LinkedTransport(Transport):
 
     def tell_digests(self, peer: int, digests: Sequence[Digest]) -> bool:
         link = self._links.get(peer)
-        return link is not None and link.tell_digests(digests)
+        return link is not None and link.tell_digests(digests, self._encoder)
 
     def trace(self, peer: int, key: ExchangeKey, traceparent: str) -> None:
         if (link := self._links.get(peer)) is not None:

@@ -4,7 +4,7 @@
 const KEPT_POINTS = 600, KEPT_EVENTS = 200, AGAIN_MS = 5000;
 const REASONS = {
   quota: "own quota done", word: "another's word", quorum: "enough neighbours' word", deadline: "time-out",
-  barrier: "everybody done", timeout: "safety time-out",
+  barrier: "everybody done", missed: "its model did not come", gradient: "a gradient came", timeout: "safety time-out",
 };
 const KINDS = { "keeps-up": "keeps up", still: "stands still", "goes-on": "goes on", edge: "exchange" };
 const SVG = "http://www.w3.org/2000/svg";
@@ -47,6 +47,17 @@ function stateOf(row) {
   if (row.membership === "left") return "left";
   if (isGone(row)) return "lost";
   return row.state === "training" ? "" : row.state || "";
+}
+
+/* whom it waits for in its open round, and for how long; null if nobody, or if that is not known any more */
+const MOST_WAITS = 8; /* a peer tells no more */
+function waitOf(row) {
+  if (row.age === null || isOld(row) || isGone(row) || !row.waits_for.length) return null;
+  return { peers: row.waits_for, seconds: row.waits_seconds + ageOf(row) };
+}
+function waitText({ peers, seconds }) {
+  const names = peers.length === 1 ? `peer ${peers[0]}` : `peers ${peers.slice(0, -1).join(", ")} and ${peers[peers.length - 1]}`;
+  return `has waited for ${names}${peers.length < MOST_WAITS ? "" : ", and perhaps others,"} for ${duration(seconds)}`;
 }
 
 /* the head of the page */
@@ -113,8 +124,9 @@ function drawTopology() {
   }
   rows.forEach((row) => drawPeer(row));
   drawWaits(rows, at, size);
-  const gone = rows.filter(isGone).length;
-  set(svg, { "aria-label": `${about.num_peers} peers, ${picture.edges.length} edges, ${lost} edges lost, ${gone} peers lost or left` });
+  const gone = rows.filter(isGone).length, wait = rows.filter(waitOf).length;
+  const told = `${about.num_peers} peers, ${picture.edges.length} edges, ${lost} edges lost, ${gone} peers lost or left, ${wait} wait in their open round`;
+  set(svg, { "aria-label": told });
 }
 function drawPeer(row) {
   const node = $(`node-${row.peer}`), known = row.age !== null;
@@ -125,27 +137,37 @@ function drawPeer(row) {
     ? `peer ${row.peer}: ${stateOf(row) || row.state}, round ${row.round}, loss ${loss(row.train_loss)}, finishes ${percent(row.finished_fraction)} of its quota`
     : `peer ${row.peer}: not heard of yet`);
 }
+const MOST_LABELS = 12;
 function drawWaits(rows, at, size) {
-  const arrows = [], thin = rows.length > 40 ? 0.6 : 1;
+  const arrows = [], many = rows.length > 40, now = rows.reduce((sum, row) => sum + (waitOf(row)?.peers.length || 0), 0);
   for (const row of rows) {
     if (row.age === null || isOld(row) || isGone(row)) continue;
-    for (const [other, share] of row.waited_for) {
-      if (share < 0.02 || other === row.peer || !at.has(other)) continue;
-      const [x1, y1] = at.get(row.peer), [x2, y2] = at.get(other);
-      const length = Math.hypot(x2 - x1, y2 - y1), ux = (x2 - x1) / length, uy = (y2 - y1) / length, gap = 1.2 * size + 2;
-      const bend = 0.16 * length, mx = (x1 + x2) / 2 - bend * uy, my = (y1 + y2) / 2 + bend * ux;
-      const tip = [x2 - gap * (x2 - mx) / Math.hypot(x2 - mx, y2 - my), y2 - gap * (y2 - my) / Math.hypot(x2 - mx, y2 - my)];
-      const dx = tip[0] - mx, dy = tip[1] - my, d = Math.hypot(dx, dy), vx = dx / d, vy = dy / d, width = thin * (1 + 6 * share), head = thin * (5 + 7 * share);
-      const foot = [x1 + gap * (mx - x1) / Math.hypot(mx - x1, my - y1), y1 + gap * (my - y1) / Math.hypot(mx - x1, my - y1)];
-      const neck = [tip[0] - head * vx, tip[1] - head * vy];
-      const n = (value) => value.toFixed(1);
-      arrows.push(element("g", {},
-        element("title", {}, `peer ${row.peer} waits for peer ${other} ${percent(share)} of its time`),
-        element("path", { class: "wait", "stroke-width": n(width), d: `M${n(foot[0])} ${n(foot[1])}Q${n(mx)} ${n(my)} ${n(neck[0])} ${n(neck[1])}` }),
-        element("path", { class: "head", d: `M${n(tip[0])} ${n(tip[1])}L${n(neck[0] - head * vy * 0.6)} ${n(neck[1] + head * vx * 0.6)}L${n(neck[0] + head * vy * 0.6)} ${n(neck[1] - head * vx * 0.6)}Z` })));
+    const open = waitOf(row), shares = new Map(row.waited_for);
+    for (const other of new Set([...shares.keys(), ...(open ? open.peers : [])])) {
+      const waits = open !== null && open.peers.includes(other), share = shares.get(other) || 0;
+      if (other === row.peer || !at.has(other) || !waits && share < 0.02) continue;
+      const label = waits ? duration(open.seconds) : "";
+      const title = waits ? `peer ${row.peer} has waited for peer ${other} for ${label}` : `peer ${row.peer} waits for peer ${other} ${percent(share)} of its time`;
+      arrows.push(arrow(at.get(row.peer), at.get(other), size, many ? 0.6 : 1, waits ? Math.max(share, 0.25) : share, title, waits, now <= MOST_LABELS ? label : ""));
     }
   }
   $("waits").replaceChildren(...arrows);
+}
+/* bent, so that those of both directions are seen; share: what makes it thick; waits: now */
+function arrow([x1, y1], [x2, y2], size, thin, share, title, waits, label) {
+  const length = Math.hypot(x2 - x1, y2 - y1), ux = (x2 - x1) / length, uy = (y2 - y1) / length, gap = 1.2 * size + 2;
+  const bend = 0.16 * length, mx = (x1 + x2) / 2 - bend * uy, my = (y1 + y2) / 2 + bend * ux;
+  const tip = [x2 - gap * (x2 - mx) / Math.hypot(x2 - mx, y2 - my), y2 - gap * (y2 - my) / Math.hypot(x2 - mx, y2 - my)];
+  const dx = tip[0] - mx, dy = tip[1] - my, d = Math.hypot(dx, dy), vx = dx / d, vy = dy / d, width = thin * (1 + 6 * share), head = thin * (5 + 7 * share);
+  const foot = [x1 + gap * (mx - x1) / Math.hypot(mx - x1, my - y1), y1 + gap * (my - y1) / Math.hypot(mx - x1, my - y1)];
+  const neck = [tip[0] - head * vx, tip[1] - head * vy];
+  const n = (value) => value.toFixed(1);
+  const middle = [(foot[0] + 2 * mx + neck[0]) / 4, (foot[1] + 2 * my + neck[1]) / 4];
+  return element("g", { class: waits ? "waits now" : "waits" },
+    element("title", {}, title),
+    element("path", { class: "wait", "stroke-width": n(width), d: `M${n(foot[0])} ${n(foot[1])}Q${n(mx)} ${n(my)} ${n(neck[0])} ${n(neck[1])}` }),
+    element("path", { class: "head", d: `M${n(tip[0])} ${n(tip[1])}L${n(neck[0] - head * vy * 0.6)} ${n(neck[1] + head * vx * 0.6)}L${n(neck[0] + head * vy * 0.6)} ${n(neck[1] - head * vx * 0.6)}Z` }),
+    ...(label ? [element("text", { x: n(middle[0]), y: n(middle[1]) }, label)] : []));
 }
 
 /* loss curve */
@@ -208,7 +230,7 @@ const LABELS = ["round", "loss", "samples/s", "finishes", "stale", "closed first
 function makeRow(row) {
   const bar = element("div", { class: "bar", role: "img" }, ...PARTS.map((part) => element("i", { class: part })));
   return element("tr", { id: `peer-${row.peer}` }, element("th", { scope: "row" }, String(row.peer), element("small")),
-    element("td", {}, bar), ...LABELS.map((label) => element("td", { "data-label": label })));
+    element("td", {}, bar, element("small", { class: "now" })), ...LABELS.map((label) => element("td", { "data-label": label })));
 }
 function closers(row) {
   return row.closed_by.slice(0, 2).map(([peer, share]) => `${peer === row.peer ? "itself" : peer} (${percent(share)})`).join(", ") || "–";
@@ -228,6 +250,8 @@ function drawPeers() {
     PARTS.forEach((part, p) => { bar.children[p].style.width = `${known ? 100 * row[part] : 0}%`; });
     set(bar, { "aria-label": known ? PARTS.map((part) => `${part} ${percent(row[part])}`).join(", ") : "unknown" });
     set(bar, { title: bar.getAttribute("aria-label") });
+    const wait = waitOf(row);
+    say(cells[1].lastChild, wait ? waitText(wait) : "");
     const age = ageOf(row);
     const texts = known
       ? [whole(row.round), loss(row.train_loss), whole(row.samples_per_second), percent(row.finished_fraction), whole(row.max_staleness), closers(row),

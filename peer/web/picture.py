@@ -118,10 +118,14 @@ def _unheard(watched: Watched, peer: int) -> dict[str, Any]:
 
 
 def _row(watched: Watched, held: Held, now: float) -> dict[str, Any]:
-    digest = held.digest
+    digest, age = held.digest, max(now - held.said_at, 0.0)
+    if digest.origin == watched.peer:  # it knows itself as of now
+        if digest.waits_for:
+            digest = digest._replace(waits_seconds=digest.waits_seconds + age)
+        age = 0.0
     return {
         "peer": digest.origin,
-        "age": 0.0 if digest.origin == watched.peer else _number(max(now - held.said_at, 0.0)),
+        "age": _number(age),
         "membership": watched.membership(digest.origin),
         "state": state_name(digest.state),
         **{name: _number(getattr(digest, name)) for name in _PLAIN},
@@ -129,6 +133,7 @@ def _row(watched: Watched, held: Held, now: float) -> dict[str, Any]:
         "lost_links": list(digest.lost_links),
         "waited_for": _pairs(digest.waited_for),
         "closed_by": _pairs(digest.closed_by),
+        "waits_for": list(digest.waits_for),
     }
 
 
@@ -147,8 +152,8 @@ def _line(picture: Mapping[str, Any]) -> str:
     return json.dumps(picture, separators=(",", ":"), allow_nan=False)
 
 
-_PLAIN: Final = tuple(
-    name
-    for name in Digest._fields
-    if name not in ("origin", "stamp", "age_seconds", "state", "closed_rounds", "lost_links", "waited_for", "closed_by")
-)
+_ODD: Final = {
+    *("origin", "stamp", "age_seconds", "state"),
+    *("closed_rounds", "lost_links", "waited_for", "closed_by", "waits_for"),
+}
+_PLAIN: Final = tuple(name for name in Digest._fields if name not in _ODD)

@@ -16,12 +16,12 @@ from collections.abc import Collection, Iterable
 from typing import Final, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from peer.metrics import CONTENT_TYPE
+from peer.web.caller import HEADERS, Caller, sentence
 from peer.web.page import page
 from peer.web.picture import Watched, update, whole
 from peer.web.streams import MAX_STREAMS, Streams, event
@@ -46,12 +46,6 @@ WRITE_SECONDS: Final = 10.0
 GRACE_SECONDS: Final = 0.5
 """What is being answered when the server ends may take so long."""
 
-_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
 
 class Scraped(Protocol):
     """What `/metrics` is made of."""
@@ -61,6 +55,9 @@ class Scraped(Protocol):
 
     @property
     def registry(self) -> CollectorRegistry: ...
+
+    def answered(self, status: int) -> None:
+        """One more answer, of this HTTP status."""
 
 
 class WebServer:
@@ -108,8 +105,16 @@ class WebServer:
     def _admit(self) -> asyncio.Protocol:
         server = self._runner.server
         if server is None or len(server.connections) >= MAX_CONNECTIONS:
+            self._scraped.answered(503)
             return _Crowd()
-        return server()
+        return Caller(
+            server,
+            self._scraped.answered,
+            loop=self._loop,
+            access_log=None,
+            keepalive_timeout=REQUEST_SECONDS,
+            lingering_time=GRACE_SECONDS,
+        )
 
     def _transports(self) -> list[asyncio.Transport]:
         server = self._runner.server
@@ -134,20 +139,16 @@ class WebServer:
 
     def _make_runner(self) -> web.AppRunner:
         app = web.Application(middlewares=[self._guard], client_max_size=1024)
-        app.on_response_prepare.append(_finish)
+        app.on_response_prepare.append(self._finish)
         app.router.add_get("/", self._page)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/state", self._state)
         app.router.add_get("/events", self._events, allow_head=False)
-        return web.AppRunner(
-            app,
-            access_log=None,
-            logger=_quiet_logger(),
-            handler_cancellation=True,
-            keepalive_timeout=REQUEST_SECONDS,
-            lingering_time=GRACE_SECONDS,
-            shutdown_timeout=GRACE_SECONDS,
-        )
+        return web.AppRunner(app, handler_cancellation=True, shutdown_timeout=GRACE_SECONDS)
+
+    async def _finish(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(HEADERS)
+        self._scraped.answered(response.status)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -155,10 +156,10 @@ class WebServer:
         from nobody else's page anything is fetched; a link may lead here."""
         host = request.headers.get("Host")
         if host and not _means_here(host, self._names):
-            return _sentence(403, f"this peer answers to its address, not to the name {host[:100]}; see docs/page.md")
+            return sentence(403, f"this peer answers to its address, not to the name {host[:100]}; see docs/page.md")
         foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
         if foreign and request.headers.get("Sec-Fetch-Mode") != "navigate":
-            return _sentence(403, "this is for this peer's own page")
+            return sentence(403, "this is for this peer's own page")
         return await handler(request)
 
     async def _page(self, request: web.Request) -> web.Response:
@@ -178,7 +179,7 @@ class WebServer:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._streams.full:
-            return _sentence(503, f"{MAX_STREAMS} pages of this peer are open, which is as many as it serves")
+            return sentence(503, f"{MAX_STREAMS} pages of this peer are open, which is as many as it serves")
         return await self._streams.serve(request, lambda: event("whole", self._all()))
 
     def _all(self) -> str:
@@ -194,30 +195,10 @@ class _Crowd(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         caller = cast(asyncio.Transport, transport)
         text = f"{MAX_CONNECTIONS} connections are open, which is as many as this peer serves\n"
-        head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+        told = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **HEADERS}
+        head = "HTTP/1.1 503 Service Unavailable\r\n" + "".join(f"{name}: {value}\r\n" for name, value in told.items())
         caller.write(f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode())
         caller.close()
-
-
-def _quiet_logger() -> logging.Logger:
-    """What aiohttp says: its faults and ours, but not a traceback for each caller that speaks no HTTP."""
-
-    def matters(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-    logger = log.getChild("http")
-    logger.filters = [matters]
-    return logger
-
-
-async def _finish(request: web.Request, response: web.StreamResponse) -> None:
-    """Of every answer, refusals too."""
-    response.headers.update(_HEADERS)
-    response.headers.popall("Server", None)  # what we are made of is nobody's business
-
-
-def _sentence(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text + "\n")
 
 
 def _listen(host: str, port: int) -> socket.socket:

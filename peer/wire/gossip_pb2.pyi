@@ -437,6 +437,8 @@ class ClosedRounds(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     BARRIER_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    GRADIENT_FIELD_NUMBER: _builtins.int
     quota: _builtins.int
     """Own quota of chunks done."""
     word: _builtins.int
@@ -449,6 +451,10 @@ class ClosedRounds(_message.Message):
     """Everybody's quota done."""
     timeout: _builtins.int
     """The safety net."""
+    missed: _builtins.int
+    """The round's parameters did not come."""
+    gradient: _builtins.int
+    """A gradient came and was applied."""
     def __init__(
         self,
         *,
@@ -458,10 +464,12 @@ class ClosedRounds(_message.Message):
         deadline: _builtins.int = ...,
         barrier: _builtins.int = ...,
         timeout: _builtins.int = ...,
+        missed: _builtins.int = ...,
+        gradient: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "deadline", b"deadline", "quorum", b"quorum", "quota", b"quota", "timeout", b"timeout", "word", b"word"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "deadline", b"deadline", "gradient", b"gradient", "missed", b"missed", "quorum", b"quorum", "quota", b"quota", "timeout", b"timeout", "word", b"word"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,6 +529,8 @@ class Digest(_message.Message):
     LOST_LINKS_FIELD_NUMBER: _builtins.int
     WAITED_FOR_FIELD_NUMBER: _builtins.int
     CLOSED_BY_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    WAITS_SECONDS_FIELD_NUMBER: _builtins.int
     origin: _builtins.int
     """Who said it of itself."""
     stamp: _builtins.int
@@ -553,6 +563,8 @@ class Digest(_message.Message):
     """Share of its quota of chunks that it finished in recent rounds."""
     max_staleness: _builtins.int
     """Largest staleness of a gradient that was applied, in updates."""
+    waits_seconds: _builtins.float
+    """For how many seconds it has."""
     @_builtins.property
     def closed_rounds(self) -> Global___ClosedRounds:
         """Since the start."""
@@ -568,6 +580,10 @@ class Digest(_message.Message):
     @_builtins.property
     def closed_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
         """Whose word closed its recent rounds first, itself counted, share of them; the most frequent eight."""
+
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whom its open round waits for, if it has waited for a second or longer; the eight lowest ids."""
 
     def __init__(
         self,
@@ -592,10 +608,12 @@ class Digest(_message.Message):
         lost_links: _abc.Iterable[_builtins.int] | None = ...,
         waited_for: _abc.Iterable[Global___Share] | None = ...,
         closed_by: _abc.Iterable[Global___Share] | None = ...,
+        waits_for: _abc.Iterable[_builtins.int] | None = ...,
+        waits_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["closed_rounds", b"closed_rounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "closed_by", b"closed_by", "closed_rounds", b"closed_rounds", "computing", b"computing", "exchanging", b"exchanging", "finished_fraction", b"finished_fraction", "lost_links", b"lost_links", "max_staleness", b"max_staleness", "mixing", b"mixing", "neighbor_distance", b"neighbor_distance", "origin", b"origin", "round", b"round", "samples", b"samples", "samples_per_second", b"samples_per_second", "seconds", b"seconds", "stamp", b"stamp", "state", b"state", "train_loss", b"train_loss", "waited_for", b"waited_for", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "closed_by", b"closed_by", "closed_rounds", b"closed_rounds", "computing", b"computing", "exchanging", b"exchanging", "finished_fraction", b"finished_fraction", "lost_links", b"lost_links", "max_staleness", b"max_staleness", "mixing", b"mixing", "neighbor_distance", b"neighbor_distance", "origin", b"origin", "round", b"round", "samples", b"samples", "samples_per_second", b"samples_per_second", "seconds", b"seconds", "stamp", b"stamp", "state", b"state", "train_loss", b"train_loss", "waited_for", b"waited_for", "waiting", b"waiting", "waits_for", b"waits_for", "waits_seconds", b"waits_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

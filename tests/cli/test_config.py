@@ -87,6 +87,12 @@ def test_a_missing_file_and_an_unknown_variable_are_refused(tmp_path: Path) -> N
         load({}, {"GRAPEVINE_CLOSINGS": "first"})
 
 
+@pytest.mark.parametrize("listen", [":0", "7000", "127.0.0.1:", "host:99999", "host:x"])
+def test_where_to_listen_has_a_host_and_a_port(listen: str) -> None:
+    with pytest.raises(ConfigError, match="--listen: write HOST:PORT"):
+        validated({"listen": listen})
+
+
 def test_a_gpu_is_for_the_trainer_in_a_thread() -> None:
     assert validated({"device": "cuda"}).device == "cuda"
     with pytest.raises(ConfigError, match="--device: a trainer in a process of its own computes on the CPU"):

@@ -52,6 +52,7 @@ async def test_a_child_that_does_not_end_is_killed_and_let_go() -> None:
     line, sentinel = child.line.fileno(), child.process.sentinel
     await launcher.stop("enough", patience=0.1)
     assert (child.ended, child.died, child.process.exitcode) == (True, True, -signal.SIGKILL)
+    assert launcher.lost() == {0: "did not end when it was told to, and was killed"}
     assert_let_go(child, line, sentinel)
     await launcher.stop("enough, again")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -113,9 +116,14 @@ def test_a_run_of_which_nobody_told_the_end_is_lost() -> None:
     assert (fatal.code, fatal.sentence) == (ExitCode.LOST, "no peer told how it ended")
 
 
-def run(error: str | None, summaries: list[dict[str, Any]], models: dict[int, Tensor]) -> Run:
+def run(
+    error: str | None,
+    summaries: list[dict[str, Any]],
+    models: dict[int, Tensor],
+    lost: Mapping[int, str] = MappingProxyType({}),
+) -> Run:
     curve = [Observation(0.1, 1.0, 2.0, 0.0, 10)]
-    return Run(validated({}), error, None, 3.0, 1.0, error or "as asked", curve, summaries, models)
+    return Run(validated({}), error, None, 3.0, 1.0, error or "as asked", curve, summaries, models, lost)
 
 
 def told(report: dict[str, Any]) -> str:
@@ -145,6 +153,42 @@ def test_a_failed_run_without_summaries_has_a_valid_report(tmp_path: Path) -> No
     assert "peer 2 died" in text
     assert "4.0000" in text
     assert "samples" not in text
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, []),
+        (1, ["peers lost 1 of 8 peer 0: killed by signal 9"]),
+        (3, ["peers lost 3 of 8 peer 0: killed by signal 9", "peer 1: the task failed", "peer 2: killed by signal 9"]),
+        (
+            4,
+            [
+                "peers lost 4 of 8 peer 0: killed by signal 9",
+                "peer 1: the task failed",
+                "peer 2: killed by signal 9",
+                "and 1 other",
+            ],
+        ),
+        (
+            5,
+            [
+                "peers lost 5 of 8 peer 0: killed by signal 9",
+                "peer 1: the task failed",
+                "peer 2: killed by signal 9",
+                "and 2 others",
+            ],
+        ),
+    ],
+)
+def test_the_summary_says_which_peers_were_lost_and_how(number: int, said: list[str]) -> None:
+    evaluator: Any = SumOfModel()
+    how = {peer: "peer 1: the task failed" if peer == 1 else "killed by signal 9" for peer in range(number)}
+    report = make_report(run(None, [TOLD], {1: torch.ones(2)}, how), evaluator)
+    assert report["peers_lost"] == number
+    assert report["lost"] == {str(peer): reason for peer, reason in how.items()}
+    lines = [" ".join(line.strip("│ \n").split()) for line in told(report).splitlines()]
+    assert [line for line in lines if re.search(r"lost|^peer \d|^and", line)] == said
 
 
 def test_a_failed_run_before_the_first_look_has_a_report_and_a_summary() -> None:

@@ -28,6 +28,7 @@ def test_a_peer_dies_at_the_time_in_the_script_and_the_others_go_on(grapevine: G
     report = up(grapevine, tmp_path, crash, "--peers", "4", "--chunk-seconds", "0.01", "--max-rounds", "25")
     assert [peer["peer"] for peer in report["peers"]] == [0, 1, 3]
     assert all(peer["rounds"] == 25 for peer in report["peers"])
+    assert report["lost"].keys() == {"2"}
     for peer in report["peers"]:
         assert bool(peer["edges_lost"]) == (peer["peer"] in (1, 3))
 

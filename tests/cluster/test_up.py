@@ -237,8 +237,10 @@ FOUR = ("--peers", "4", "--topology", "complete", "--chunk-seconds", "0.003")
 
 def test_a_killed_peer_costs_its_edges_not_the_run(tmp_path: Path) -> None:
     words = [*FOUR, "--max-rounds", "80"]
-    result, _, err = signalled(tmp_path / "report.json", words, victim=-1, sign=signal.SIGKILL)
+    result, out, err = signalled(tmp_path / "report.json", words, victim=-1, sign=signal.SIGKILL)
     assert "died (killed by signal 9)" in err
+    assert re.search(r"peers lost +1 of 4 +peer 3: killed by signal 9 ", out)
+    assert (result["peers_lost"], result["lost"]) == (1, {"3": "killed by signal 9"})
     assert [peer["rounds"] for peer in result["peers"]] == [80] * 3
     assert set(result["edges_lost"]) <= {"link_down", "suspect", "declined", "stale"}
 
@@ -254,13 +256,16 @@ def test_a_trainer_that_is_killed_costs_its_peer_not_the_run(tmp_path: Path) -> 
         assert process.returncode == 0, out + err
         assert_no_orphans(process.pid)
     assert "died (peer 2: the process of its trainer was killed by signal 9)" in err
+    assert re.search(r"peers lost +1 of 4 +peer 2: the process of its trainer ", out)
     result = json.loads(report.read_text())
     assert [(peer["peer"], peer["rounds"]) for peer in result["peers"]] == [(0, 80), (1, 80), (3, 80)]
 
 
 def test_a_peer_that_leaves_early_does_not_hold_up_the_end(tmp_path: Path) -> None:
     words = [*FOUR, "--max-rounds", "80"]
-    result, _, _ = signalled(tmp_path / "report.json", words, victim=1, sign=signal.SIGTERM)
+    result, out, _ = signalled(tmp_path / "report.json", words, victim=1, sign=signal.SIGTERM)
+    assert result["lost"] == {}
+    assert "peers lost" not in out
     rounds = sorted(peer["rounds"] for peer in result["peers"])
     assert rounds[1:] == [80, 80, 80]
     assert rounds[0] < 80
@@ -275,6 +280,7 @@ def test_a_ring_that_loses_a_peer_tells_what_was_measured_until_then(tmp_path: P
     assert result["train_loss"] > 0
     assert result["wall_seconds"] >= result["curve"][-1]["seconds"]
     assert len(result["peers"]) < 3
+    assert result["lost"]["2"] == "killed by signal 9"
     assert "failed" in out
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 from typing import Any, TextIO
 
 import pytest
 
 from peer.cluster.crawl import Crawl
-from tests.cluster.test_up import DONE_WITHIN, assert_no_orphans, warm
+from tests.cluster.test_up import DONE_WITHIN, assert_no_orphans, wait_for, warm
 
 pytestmark = pytest.mark.processes
 
@@ -84,3 +86,28 @@ def test_all_that_a_cluster_says_is_json_and_top_shows_it() -> None:
         missed = [entry for entry in log.said if entry["peer"] == peer and "neighbor" in entry]
         assert missed[0]["event"] in ("link-lost", "neighbor-silent"), "whichever it noticed first"
         assert missed[0]["neighbor"] == 2
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:0", "localhost:0", "[::]:0"])
+def test_the_address_that_up_names_is_one_to_watch_from_another_terminal(listen: str) -> None:
+    if "::" in listen and not has_ipv6():
+        pytest.skip("there is no IPv6 loopback here")
+    with warm("up", "--peers", "2", "--chunk-seconds", "0.004", GRAPEVINE_LISTEN=listen) as process:
+        named = re.search(r"from elsewhere: grapevine top (\S+)", wait_for(process, "to watch them"))
+        assert named
+        assert "2 of 2 peers answer" in "\n".join(top(named[1]))
+        assert not re.match(r"0\.0\.0\.0|\[::\]|:", named[1]), "no address to connect to, though some systems do"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

@@ -18,11 +18,12 @@ from peer.accounts.observation import Observation
 from peer.cli.app import app
 from peer.cluster.live import how_far
 from peer.compare.results import Cell, Result, load, matrix, save
-from peer.compare.run import _listen, command_line, config_of, open_folder, play, play_really
+from peer.compare.run import _listen, check_cells, command_line, config_of, open_folder, play, play_really
 from peer.compare.watch import CellWatch
 from peer.config import Config, ConfigError, validated
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import line
+from peer.refusals import idle_options
 from tests.conftest import Grapevine
 
 BASE = {
@@ -61,6 +62,56 @@ def test_a_command_line_makes_the_config_again(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("peer.cluster.up.check", check)
     CliRunner().invoke(app, ["up", *words])
     assert seen == [config]
+
+
+def test_an_option_is_for_the_cells_in_which_it_means_something() -> None:
+    base = validated({**BASE, "budget": 0.3, "quorum": 0.9, "outer_lr": 0.5, "mixing": "best-constant", "head": 2})
+    cells = matrix(["none"], ["dpsgd", "matcha", "slowmo", "sync-sgd", "ad-psgd"], ["first", "quorum"], 1)
+    check_cells(cells, base)
+    usually = validated({})
+    for cell in cells:
+        made = config_of(cell, base)
+        assert idle_options(made) == {}
+        assert made.budget == (0.3 if cell.algorithm == "matcha" else usually.budget)
+        assert made.quorum == (0.9 if cell.closing == "quorum" else usually.quorum)
+        assert made.outer_lr == (0.5 if cell.algorithm == "slowmo" else None)
+        assert made.mixing == ("best-constant" if cell.algorithm == "dpsgd" else "metropolis")
+        assert made.head == (2 if cell.algorithm == "sync-sgd" else 0)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "options", "sentence"),
+    [
+        (
+            ["dpsgd", "slowmo"],
+            {"budget": 0.3},
+            "--budget: it is for matcha and al-matcha, and means nothing with dpsgd",
+        ),
+        (["dpsgd", "matcha"], {"quorum": 0.3}, "--quorum: it is for --closing quorum, and means nothing with barrier"),
+        (["matcha", "qg-dsgdm"], {"local_steps": 2}, "--local-steps: qg-dsgdm makes one step"),
+        (["dpsgd", "noloco"], {"wire_dtype": "int8"}, "noloco can't send int8"),
+        (
+            ["slowmo", "noloco"],
+            {"outer_momentum": 0.9},
+            "--consensus-step: with --outer-momentum 0.9 and 3 peers noloco",
+        ),
+    ],
+)
+def test_what_no_cell_takes_and_what_one_can_not_be_run_with_is_refused(
+    algorithms: list[str], options: dict[str, object], sentence: str
+) -> None:
+    cells = matrix(["none"], algorithms, ["barrier", "first"], 1)
+    with pytest.raises(ConfigError, match=sentence):
+        check_cells(cells, validated({**BASE, **options}))
+
+
+def test_what_one_method_has_without_a_word_is_not_given_to_the_others() -> None:
+    base = validated({**BASE, "algorithm": "noloco", "backup_workers": 1})
+    assert (base.topology, base.in_flight) == ("complete", "redo")
+    made = [config_of(Cell("none", name, "barrier", 0), base) for name in ("noloco", "dpsgd", "sync-sgd")]
+    assert [config.topology for config in made] == ["complete", "ring", "star"]
+    assert [config.in_flight for config in made] == ["carry", "carry", "redo"]
+    assert [config.backup_workers for config in made] == [0, 0, 1]
 
 
 def test_what_others_say_on_standard_error_is_no_line_of_the_log() -> None:
@@ -285,6 +336,3 @@ def test_options_that_only_some_methods_have_can_be_compared_and_their_costs_are
         ("async-sgd", 2, False),
         ("sync-sgd", 2, True),
     }
-    done = grapevine(*words, "--algorithms", "sync-sgd,dpsgd", "--head", "2", "--out", str(tmp_path / "refused"))
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "--head: it is for sync-sgd and async-sgd, and means nothing with dpsgd" in done.err

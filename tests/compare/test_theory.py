@@ -16,6 +16,9 @@ def test_the_numbers_of_the_reference() -> None:
     assert [one_slow(8, 8, k, "redo") for k in (2, 3, 4, 10)] == pytest.approx([1.875, 2.71875, 3.625, 8.75])
     assert [one_slow(8, 8, k, "carry") for k in (2, 4, 10)] == pytest.approx([1.875, 3.625, 8.875])
     assert exponential_chunks(8, 8) == pytest.approx(1.554, abs=1e-3)
+    # of three with one chunk each the first alone finishes, so S is the mean of the last: 1 + 1/2 + 1/3
+    assert exponential_chunks(3, 1) == pytest.approx(11 / 6)
+    assert exponential_chunks(8, 200) > exponential_chunks(8, 500) > 1
 
 
 @pytest.mark.parametrize(

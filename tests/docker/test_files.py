@@ -171,6 +171,22 @@ def test_the_image_is_the_same_for_python_and_constraints() -> None:
     assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 3
 
 
+def test_the_base_image_is_one_argument_that_takes_a_digest(tmp_path: Path) -> None:
+    """Both stages on the same image, and compose hands it on; docs/docker.md says how to pin it, and that it is not."""
+    text, pinned = DOCKERFILE.read_text(), f"python:3.11-slim@sha256:{64 * '0'}"
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert bases == ["scratch", "${PYTHON_IMAGE}", "${PYTHON_IMAGE}"]
+    default = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", text, re.MULTILINE)
+    assert default == ["python:3.11-slim"]
+    for name in ("peer", "peer-gpu"):
+        assert SERVICES[name]["build"]["args"]["PYTHON_IMAGE"] == f"${{PYTHON_IMAGE:-{default[0]}}}"
+    told = (ROOT / "docs" / "docker.md").read_text()
+    assert "--build-arg PYTHON_IMAGE=python:3.11-slim@sha256:..." in told
+    (tmp_path / "Dockerfile").write_text(text.replace(f"PYTHON_IMAGE={default[0]}", f"PYTHON_IMAGE={pinned}"))
+    done = run(hadolint(), str(tmp_path / "Dockerfile"))
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("folder", ["prometheus", "grafana/provisioning"])
 def test_what_is_mounted_is_there(folder: str) -> None:
     assert any((ROOT / "docker" / folder).rglob("*.yml"))

@@ -12,7 +12,7 @@ from peer.gossip.algorithm import Central, PeerState, RoundBroken, Update
 from peer.gossip.algorithms.async_sgd import AsyncSGD
 from peer.gossip.algorithms.sync_sgd import SyncSGD
 from peer.gossip.central import DIGIT, read_count, take_model, write_clock
-from peer.gossip.effects import Accumulated, Both, Gather, Inbox, Reply
+from peer.gossip.effects import Accumulate, Accumulated, Both, Exchange, Gather, Inbox, Reply
 from peer.gossip.round import advance
 from tests.gossip.conductor import PlainSGD
 from tests.gossip.test_contract import schedule_of
@@ -114,3 +114,40 @@ def test_a_head_without_rounds_answers_and_does_not_step(count: float, waiting: 
     assert isinstance(step, Update)
     assert step.lost == {1: "corrupt"}
     assert torch.equal(params, torch.full((D,), -0.5))
+
+
+def working() -> SyncSGD:
+    params = torch.zeros(D)
+    return SyncSGD(PeerState(1, 3, params, PlainSGD(params, 0.5), batch_size=4, weighting="samples"))
+
+
+def sends_and_hears(worker: SyncSGD, round: int, answer: Inbox) -> object:
+    """What is left of a round of a worker that computes and sends."""
+    score = worker.round(schedule_of(SyncSGD, 3).plan(round, 1))
+    assert isinstance(advance(score, None), Accumulate)
+    assert isinstance(advance(score, Accumulated(torch.ones(D), 4, 4, 0.0, (0,), "quota")), Exchange)
+    return advance(score, answer)
+
+
+@pytest.mark.parametrize("why", ["declined", "stale"])
+def test_a_worker_goes_on_if_its_head_is_past_the_round_or_gave_it_up(why: str) -> None:
+    worker = working()
+    update = sends_and_hears(worker, 0, Inbox({0: model_of(0)}))
+    assert isinstance(update, Update)
+    update = sends_and_hears(worker, 1, Inbox({}, {0: why}))
+    assert isinstance(update, Update)
+    assert (update.lost, update.dropped, update.accumulated.num_samples) == ({0: why}, 4, 0)
+    missed = advance(worker.round(schedule_of(SyncSGD, 3).plan(2, 1)), None)
+    assert isinstance(missed, Exchange), "without x(2) there is nothing to compute at"
+
+
+@pytest.mark.parametrize("why", ["link_down", "deadline", "left", "suspect", "corrupt", "restarted"])
+def test_a_worker_ends_if_its_head_is_lost(why: str) -> None:
+    with pytest.raises(RoundBroken) as broken:
+        sends_and_hears(working(), 0, Inbox({}, {0: why}))
+    assert (broken.value.peer, broken.value.reason, broken.value.needs) == (0, why, "its head")
+
+
+def model_of(round: int) -> Tensor:
+    """What the head of three answers: x, the clock in two digits, whose gradient was used."""
+    return torch.tensor([float(round)] * D + [0.0, 4.0] + [1.0, 1.0, 1.0])

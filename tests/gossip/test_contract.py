@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import ClassVar
 
 import pytest
@@ -26,7 +27,7 @@ class RingOfShards(RingAllReduce):
     whole_bytes: ClassVar[int] = -1
 
 
-#: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_central.py has what they keep.
+#: Those without rounds have nothing that a conductor could play round by round; tests/sim/test_contract_without_rounds.py is theirs.
 WITH_ROUNDS: list[type[Algorithm]] = [
     *(algorithm for algorithm in ALGORITHMS.values() if algorithm.has_rounds),
     RingOfShards,
@@ -174,8 +175,8 @@ def test_any_number_of_peers_finds_the_minimum_of_quadratics(
         return 4 * (x - targets[i]), 4
 
     start = params(1, n)[0].expand(n, D)
-    conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.02, displaced=displaced)
-    for k in range(400):
+    conductor = Conductor(algorithm, schedule_of(algorithm, n), start, lr=0.05, displaced=displaced)
+    for k in range(160):
         conductor.play(k, gradient)
     if algorithm.keeps_mean or algorithm.has_head:
         assert torch.allclose(conductor.params.mean(0), targets.mean(0), atol=1e-2)
@@ -231,3 +232,38 @@ def test_a_round_in_which_nobody_finished_anything_only_mixes(algorithm: type[Al
         conductor.play(k, nothing)
     assert_mixed_only(conductor)
     assert all(peer.state.optimizer.clock == [] for peer in conductor.peers)  # type: ignore[attr-defined]
+
+
+@every_algorithm
+def test_a_peer_that_sends_nan_costs_its_edges_and_moves_nobody(algorithm: type[Algorithm]) -> None:
+    """All begin alike, and only that peer finds a gradient, which is NaN: from the second round on it sends what came of it."""
+    bad = 2
+
+    def gradient(k: int, i: int, x: Tensor) -> tuple[Tensor, int]:
+        return torch.full_like(x, torch.nan if i == bad else 0.0), 4
+
+    start = params()[0].expand(N, D)
+    others = [i for i in range(N) if i != bad]
+    schedule = schedule_of(algorithm)
+    conductor = Conductor(algorithm, schedule, start)
+    if algorithm.delivery is Delivery.EVERY_MESSAGE:
+        with pytest.raises(RoundBroken) as broken:
+            conductor.play(0, gradient)
+        assert broken.value.reason == "corrupt"
+        return
+    reasons: Counter[str] = Counter()
+    for k in range(8):
+        updates = conductor.play(k, gradient)
+        assert torch.allclose(conductor.params[others], start[others], atol=1e-5)
+        for i in range(N):
+            plan = schedule.plan(k, i)
+            whole = set(plan.neighbors) if i == bad else {bad} & set(plan.neighbors)
+            expected = (
+                set() if algorithm.has_head and i else whole
+            )  # a worker hears that its gradient did not count otherwise
+            assert updates[i].lost.keys() == expected or (k == 0 and not updates[i].lost)
+            reasons.update(updates[i].lost.values())
+    assert reasons.keys() <= {"corrupt", "restarted"}
+    assert reasons["corrupt"] >= 4
+    if algorithm.has_head:
+        assert torch.equal(conductor.params[bad], conductor.params[0]), "it has the head's model"

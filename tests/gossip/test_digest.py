@@ -195,6 +195,19 @@ def test_an_old_digest_is_no_news_and_is_not_told_to_who_has_it() -> None:
     assert book.news_for(2, 3.0) == [], "there is no link to it"
 
 
+def test_neighbours_are_told_the_same_objects_at_one_moment_and_newer_ones_later() -> None:
+    book = DigestBook(0, 4, lambda peer: ())
+    for link in (1, 2):
+        book.link_up(link)
+    book.hear(3, [Digest(3, stamp=5)], 1.0)
+    (one,), (other,) = book.news_for(1, 2.0), book.news_for(2, 2.0)
+    assert one is other
+    assert one.age_seconds == 1.0
+    book.hear(3, [Digest(3, stamp=6)], 2.0)
+    assert [(digest.stamp, digest.age_seconds) for digest in book.news_for(1, 2.0)] == [(6, 0.0)]
+    assert [digest.age_seconds for digest in book.news_for(1, 2.5)] == [0.5]
+
+
 SOUND = Digest(
     1, stamp=3, train_loss=math.inf, lost_links=(0,), waited_for={2: 0.5}, closed_by={1: 1.0}, closed_rounds={"word": 3}
 )
@@ -217,6 +230,10 @@ SOUND = Digest(
         ("shares", {"waited_for": {2: -0.5}}),
         ("peers", {"lost_links": (4,)}),
         ("peers", {"closed_by": {17: 0.5}}),
+        ("peers", {"waits_for": (4,)}),
+        ("seconds", {"waits_seconds": math.nan}),
+        ("seconds", {"waits_seconds": -1.0}),
+        ("lengths", {"waits_for": (0,) * (MAX_SHARES + 1)}),
         ("lengths", {"lost_links": (0,) * (MAX_LOST_LINKS + 1)}),
         ("lengths", {"closed_by": dict.fromkeys(range(MAX_SHARES + 1), 0.1)}),
     ],

@@ -168,18 +168,36 @@ def test_noloco_keeps_the_mean_if_half_of_an_exchange_is_lost(lost_phase: int) -
     assert num_lost > 10
 
 
+def pulled(n: int) -> float:
+    """q with E[I - P] = q I on deviations from the mean, P the pair's mean: a pair has one direction in which it is apart, so the trace
+    is the number of pairs, and all n - 1 directions are alike."""
+    return (n // 2) / (n - 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8])
+def test_what_a_round_of_pairs_takes_of_a_deviation(n: int) -> None:
+    schedule, rounds = RandomPairsSchedule(n, seed=3), 4000
+    taken = np.zeros((n, n))
+    for k in range(rounds):
+        for i in range(n):
+            for j in schedule.plan(k, i).neighbors:
+                taken[i, i] += 0.5 / rounds
+                taken[i, j] -= 0.5 / rounds
+    np.testing.assert_allclose(taken, pulled(n) * (np.eye(n) - 1 / n), atol=0.03)
+
+
 def second_moments(alpha: float, gamma: float, n: int) -> float:
     """Spectral radius of the map of (E||x||^2, E<x, delta>, E||delta||^2) of the deviations from the mean in a round without D. With
-    P the pair's mean, delta' = alpha delta - gamma (I - P) x; (I - P)^2 = I - P, and its expectation is q = n / (2 (n - 1))."""
-    a, g, q = alpha, gamma, n / (2 * (n - 1))
+    P the pair's mean, delta' = alpha delta - gamma (I - P) x; (I - P)^2 = I - P, and its expectation is q I."""
+    a, g, q = alpha, gamma, pulled(n)
     new_delta = np.array([g * g * q, -2 * a * g * q, a * a])
     cross = np.array([-g * q, a, 0.0])
     x = np.array([1.0, 0.0, 0.0]) + 2 * cross + new_delta
     return float(np.abs(np.linalg.eigvals(np.stack([x, cross + new_delta, new_delta]))).max())
 
 
-@pytest.mark.parametrize("n", [2, 4, 8, 64])
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 63, 64])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 0.7, 0.75, 0.9])
 def test_what_is_refused_of_noloco_is_what_diverges(n: int, alpha: float) -> None:
     for gamma in np.linspace(0.02, 2.5, 125):
         refused = NoLoCo.why_not_outer(Outer(0.7, alpha), float(gamma), n) is not None
@@ -188,9 +206,8 @@ def test_what_is_refused_of_noloco_is_what_diverges(n: int, alpha: float) -> Non
     assert NoLoCo.why_not_outer(Outer(0.7, 0.5), 1.0, n) is None, "the defaults are fine"
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 1.0), (0.5, 0.3), (0.0, 1.0), (0.7, 0.5)])
-def test_pairs_of_noloco_come_together_at_the_rate_of_the_second_moments(alpha: float, gamma: float) -> None:
-    n, rounds = 16, 60
+def squared_distances(n: int, alpha: float, gamma: float, rounds: int) -> list[float]:
+    """From the mean of all peers, summed, before each round without D and after the last."""
     conductor = Conductor(
         NoLoCo, schedule_of(NoLoCo, n), params(4, n, 400), outer=Outer(0.7, alpha), consensus_step=gamma
     )
@@ -198,9 +215,26 @@ def test_pairs_of_noloco_come_together_at_the_rate_of_the_second_moments(alpha: 
     for k in range(rounds):
         conductor.play(k, no_gradient)
         apart.append(float((conductor.params - conductor.params.mean(0)).square().sum()))
+    return apart
+
+
+@pytest.mark.parametrize("n", [7, 16])
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.5, 1.0), (0.5, 0.3), (0.0, 1.0), (0.7, 0.5)])
+def test_pairs_of_noloco_come_together_at_the_rate_of_the_second_moments(alpha: float, gamma: float, n: int) -> None:
+    apart = squared_distances(n, alpha, gamma, 60)
     rate = (apart[30] / apart[0]) ** (1 / 30)
     assert rate < second_moments(alpha, gamma, n) + 0.06
     assert apart[-1] < 1e-3 * apart[0]
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(5, 0.75), (7, 0.8)])
+def test_where_one_of_an_odd_number_rests_noloco_diverges_earlier_and_is_refused(n: int, alpha: float) -> None:
+    assert NoLoCo.why_not_outer(Outer(0.7, alpha), 1.0, n) is not None
+    most = 2 * (1 - alpha**2)
+    assert NoLoCo.why_not_outer(Outer(0.7, alpha), most - 0.01, n) is None
+    apart = squared_distances(n, alpha, 1.0, 300)
+    assert max(apart[200:]) > 10 * apart[0]
+    assert max(squared_distances(n, alpha, 0.6 * most, 300)[200:]) < 1e-3 * apart[0]
 
 
 def test_nolocos_variance_between_peers_is_bounded_and_in_proportion_to_the_squared_learning_rate() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm
+from peer.gossip.algorithm import Algorithm, Score, Update
 from peer.gossip.algorithms.al_dsgd import ALDSGD, NUM_GRAPHS, ALMatcha
 from peer.gossip.algorithms.dpsgd import DPSGD
+from peer.gossip.effects import Answer, Exchange
 from tests.gossip.conductor import Conductor
-from tests.gossip.test_contract import params, schedule_of
+from tests.gossip.test_contract import no_gradient, params, schedule_of
 from tests.gossip.test_papers import LR, QUADRATICS, TARGETS, D, N, mixing_matrix, quadratic
+from topology import RoundPlan
 
 CURVATURE = torch.linspace(0.2, 1.0, 10)
 
@@ -87,14 +90,44 @@ def test_graphs_alternate_so_that_a_peer_hears_of_more_others(algorithm: type[AL
     assert {j for k in range(NUM_GRAPHS) for j in schedule.base(k).neighbors(3)} <= set(schedule.links(0, 3))
 
 
+class Liar(ALDSGD):
+    """Peer 0 sends this header."""
+
+    header = (1.0, 2.0)
+
+    def round(self, plan: RoundPlan) -> Score:
+        score = super().round(plan)
+        answer: Answer | None = None
+        while True:
+            try:
+                step = score.send(answer)  # type: ignore[arg-type]
+            except StopIteration as end:
+                return cast(Update, end.value)
+            if isinstance(step, Exchange) and plan.peer == 0:
+                self._header.copy_(torch.tensor(self.header))
+            answer = yield step
+
+
 @pytest.mark.parametrize("header", [(math.nan, 1.0), (-math.inf, 1.0), (0.1, 0.0), (0.1, 99.0), (0.1, math.nan)])
-def test_a_header_that_makes_no_sense_costs_the_edge(header: tuple[float, float]) -> None:
-    conductor = Conductor(ALDSGD, schedule_of(ALDSGD, 4), params(n=4), losses=lambda k, i, x: 1.0)
-    me = conductor.peers[0]
-    assert isinstance(me, ALDSGD)
-    payload = torch.zeros(13)
-    payload[-2:] = torch.tensor(header)
-    me._payload[-2:] = torch.tensor([1.0, 2.0])
-    assert not me._is_sound(payload)
-    payload[-2:] = torch.tensor([math.inf, 2.0])  # of a peer that has finished nothing yet
-    assert me._is_sound(payload)
+def test_a_header_that_makes_no_sense_costs_the_edge_on_both_ends(
+    header: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Liar, "header", header)
+    start = params(n=4)
+    conductor = Conductor(Liar, schedule_of(ALDSGD, 4), start)
+    updates = conductor.play(0, no_gradient)
+    assert [dict(update.lost) for update in updates] == [
+        {1: "corrupt", 3: "corrupt"},
+        {0: "corrupt"},
+        {},
+        {0: "corrupt"},
+    ]
+    assert torch.equal(conductor.params[0], start[0]), "with nobody to average with it stays where it is"
+    assert not torch.equal(conductor.params[1], start[1]), "its other edge counts"
+
+
+@pytest.mark.parametrize("loss", [1e30, math.inf])
+def test_who_has_a_great_loss_or_none_yet_is_heard(loss: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Liar, "header", (loss, 2.0))
+    updates = Conductor(Liar, schedule_of(ALDSGD, 4), params(n=4)).play(0, no_gradient)
+    assert [(dict(update.lost), update.num_received) for update in updates] == [({}, 2)] * 4

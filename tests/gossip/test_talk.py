@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.gossip.closing import CLOSINGS, CloseReason, Deadline, OwnQuota, make_closing
@@ -104,6 +104,7 @@ def test_a_killed_peer_is_not_waited_for_by_anybody_though_only_its_neighbors_sa
     assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_whatever_the_order_of_words_a_dead_peer_ends_as_a_suspect_everywhere(
     chance: random.Random, spoke: bool

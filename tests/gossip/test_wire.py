@@ -24,7 +24,15 @@ from peer.gossip.mixing import GossipAlgorithm
 from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
 from tests.gossip.conductor import Conductor, PlainSGD
-from tests.gossip.test_contract import WITH_ROUNDS, no_gradient, params, play_all, schedule_of, some_gradient
+from tests.gossip.test_contract import (
+    WITH_ROUNDS,
+    RingOfShards,
+    no_gradient,
+    params,
+    play_all,
+    schedule_of,
+    some_gradient,
+)
 from tests.gossip.test_papers import mixing_matrix, pick, quadratic
 
 N, D = 6, 300
@@ -34,7 +42,7 @@ COMBINATIONS = [
     (algorithm, wire)
     for algorithm in WITH_ROUNDS
     for wire in FORMATS
-    if WireDtype.parse(wire).kind in algorithm.wire_dtypes
+    if WireDtype.parse(wire).kind in algorithm.wire_dtypes and (wire == "fp32" or algorithm is not RingOfShards)
 ]
 every_combination = pytest.mark.parametrize(
     ("algorithm", "wire"), COMBINATIONS, ids=[f"{algorithm.name} {wire}" for algorithm, wire in COMBINATIONS]
@@ -58,7 +66,7 @@ def rounded(wire: str, x: Tensor) -> Tensor:
 
 
 def test_every_format_is_declared_by_somebody_and_a_new_algorithm_has_to_say_so() -> None:
-    assert len(COMBINATIONS) == 14 + 4 + 4 + 1 + 8 + 1
+    assert len(COMBINATIONS) == 15 + 4 + 4 + 1 + 8 + 1
     assert Algorithm.wire_dtypes == ("fp32",)
 
 
@@ -245,8 +253,8 @@ def test_random_vectors_agree_on_their_mean_linearly(algorithm: type[Algorithm],
     """The distance to the mean falls by the same factor again and again (Koloskova et al. 2019, theorem 2), down to rounding."""
     conductor = Conductor(algorithm, schedule_of(algorithm, 8, topology), params(n=8, d=D), wire=wire)
     mean, distances = params(n=8, d=D).mean(0), [spread(conductor)]
-    rounds = 8 if wire == "int8" else 20 if topology == "complete" else 80
-    for stretch in range(4):
+    rounds = 8 if wire == "int8" else 20
+    for stretch in range(4 if wire == "int8" or topology == "complete" else 8):
         for k in range(stretch * rounds, (stretch + 1) * rounds):
             conductor.play(k, no_gradient)
         distances.append(spread(conductor))
@@ -302,7 +310,7 @@ def test_an_edge_that_counted_on_one_end_only_starts_again(algorithm: type[Algor
     assert reasons.count("restarted") >= 2 * N + 2, "all edges at first, since peers start apart, and this one again"
     assert replicas_agree(conductor)
     before = spread(conductor) + 1e-4  # int8 is at rounding by now
-    assert [u.lost for k in range(40, 300) for u in conductor.play(k, no_gradient) if u.lost] == []
+    assert [u.lost for k in range(40, 120) for u in conductor.play(k, no_gradient) if u.lost] == []
     assert spread(conductor) < 0.5 * before
 
 
@@ -327,7 +335,7 @@ def test_a_process_that_starts_anew_meets_its_neighbours_again(wire: str) -> Non
     assert [dict(u.lost) for u in conductor.play(10, no_gradient)][3] == {2: "restarted", 4: "restarted"}
     assert replicas_agree(conductor)
     before = spread(conductor)
-    for k in range(11, 200):
+    for k in range(11, 100):
         assert all(not u.lost for u in conductor.play(k, no_gradient))
     assert spread(conductor) < 0.5 * before
 
@@ -355,7 +363,7 @@ def test_a_ring_finds_the_minimum_of_quadratics_that_disagree(wire: str) -> None
         Conductor(RingAllReduce, schedule_of(RingAllReduce, 4), torch.zeros(4, 5), lr=0.05, wire=name)
         for name in (wire, "fp32")
     )
-    for k in range(300):
+    for k in range(150):
         rounded.play(k, quadratic)
         exact.play(k, quadratic)
     found, minimum = rounded.params[0], exact.params[0]

@@ -94,6 +94,59 @@ def test_every_panel_and_every_rule_has_data(watched: Watched) -> None:
     until(wrong, lambda found: not found)
 
 
+#: Of a run, and the page of its peer 0: panels that have nothing to show. The head of async-sgd computes nothing.
+NOTHING = {
+    "async": {
+        "peer.json: Train loss (A)",
+        "peer.json: Slowness (A)",
+        "peer.json: Idle since it began (A)",
+        "peer.json: Trainer (A)",
+        "laboratory.json: Activated matchings (A)",
+    },
+    "pairs": {"laboratory.json: Activated matchings (A)"},
+}
+
+
+@pytest.mark.timeout(300)
+def test_what_panels_show_of_methods_without_rounds(tmp_path: Path) -> None:
+    """All but what docs/monitoring.md leaves out; and why their rounds end, and how stale their gradients are, is told."""
+    first = free_block(7)
+    common = ["--peers", "3", "--chunk-seconds", "0.008", "--metrics-eval-every", "0.3"]
+    with (
+        warm("up", "--run", "async", "--algorithm", "async-sgd", *common, "--metrics-port", str(first)) as one,
+        warm("up", "--run", "pairs", "--algorithm", "ad-psgd", *common, "--metrics-port", str(first + 3)) as two,
+        running(tmp_path, first + 6, static(range(first, first + 6))) as prometheus,
+    ):
+        watched = Watched(prometheus, time.monotonic())
+        for process in (one, two):
+            wait_for(process, "loss")
+        prometheus.until("count(run_peer:grapevine_slowness:ratio_rate1m)", lambda found: bool(found))
+        until(lambda: {run: _without_data(watched, run) for run in NOTHING}, lambda found: found == NOTHING)
+        for expr in (
+            'grapevine_rounds_total{run="async",peer="0",reason="gradient"} > 0',
+            'grapevine_staleness_updates_sum{run="async",peer="0"} > 0',
+            'sum(grapevine_staleness_updates_sum{run="pairs"}) > 0',
+        ):
+            prometheus.until(expr, lambda found: len(found) == 1)
+        for process in (one, two):
+            process.send_signal(signal.SIGINT)
+        for process in (one, two):
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 0, out + err
+            assert_no_orphans(process.pid)
+
+
+def _without_data(watched: Watched, run: str) -> set[str]:
+    """Panels in which a query is wrong or has no data, of that run and its peer 0."""
+    chosen = {"cluster.json": {"run": run}, "peer.json": {"run": run, "peer": "0"}, "laboratory.json": {"runs": run}}
+    return {
+        asked.where
+        for name, board in boards().items()
+        for asked in queries(name, board)
+        if any(_asked(watched, asked, filled(asked.expr, {**VALUES, **chosen[name]})))
+    }
+
+
 def _panels(watched: Watched) -> Iterator[str]:
     """What is wrong with the panels' queries."""
     for name, board in boards().items():

@@ -16,11 +16,6 @@ from tests.daemon.rig import config
 NO_STEP = 1e-30  # a learning rate: only averaging moves anything
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def play(**settings: object) -> Simulation:
     return Simulation(config(**{"algorithm": "ad-psgd", "chunk_seconds": 0.01, "max_rounds": 40, **settings}))
 

@@ -1,4 +1,7 @@
-"""Simulator equals daemon: the same configuration through both, equal bit for bit."""
+"""Simulator equals daemon: the same configuration through both, equal bit for bit.
+
+Without rounds real peers meet in the order of real time, so only two of them do so in one order: tests/daemon/test_central.py.
+"""
 
 from __future__ import annotations
 

@@ -25,15 +25,6 @@ from tests.daemon.rig import config
 DIM = 50_826
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As `simulate` computes; gradients of several threads need not be equal."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def assistant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Assistant]:
     load_task("digits")

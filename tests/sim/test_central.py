@@ -24,11 +24,6 @@ from peer.training.task import load_task
 from tests.daemon.rig import config
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def one_machine(settings: dict[str, object], rounds: int) -> Tensor:
     """SGD in one process on the same samples in the same order: x [d] after so many rounds."""
     made = config(**settings)

@@ -84,7 +84,7 @@ def test_one_peer_k_times_slower_with_carry_wastes_nothing(no_network: str, k: i
 
 def test_iid_exponential_chunks(no_network: str) -> None:
     """The smallest and the largest of 8 Erlang(8) sums: E[min] 4.48, E[max] 12.42, finished fraction .561, S = 1.554."""
-    rounds = 1500
+    rounds = 800
     first = play(no_network, "first", "all=chunk-exp:1", rounds)
     barrier = play(no_network, "barrier", "all=chunk-exp:1", rounds)
     assert first.agenda.now / rounds == pytest.approx(4.48, abs=0.1)
@@ -98,7 +98,7 @@ def test_iid_exponential_chunks(no_network: str) -> None:
 
 def test_one_exponential_draw_a_round(no_network: str) -> None:
     """Slowness 1 + Exp(1) of each round: S = 2.01."""
-    assert speed_up(no_network, "all=exp:1", 1500) == pytest.approx(2.01, abs=0.06)
+    assert speed_up(no_network, "all=exp:1", 800) == pytest.approx(2.01, abs=0.06)
 
 
 class Reported(Simulation):

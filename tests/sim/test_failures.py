@@ -1,4 +1,5 @@
-"""Deaths, cuts, pauses and ends in virtual time: the same effects as in the daemon's tests."""
+"""Deaths, cuts, pauses and ends in virtual time: the same effects as in the daemon's tests. Of methods without rounds:
+test_contract_without_rounds.py."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from peer.gossip.closing import CloseReason
 from peer.gossip.digest import MAX_IN_MESSAGE, Digest
 from peer.gossip.words import Word, WordKind
-from peer.transport.digests import from_wire, to_wire
+from peer.transport import digests as coding
+from peer.transport.digests import KEPT, Encoder, from_wire, to_wire
 from peer.transport.link import MAX_MALFORMED, Link
 from peer.wire import gossip_pb2 as wire
 from tests.transport.rig import PATIENCE_SECONDS, Member, Rig
@@ -36,6 +38,8 @@ DIGEST = Digest(
     lost_links=(1,),
     waited_for={1: 0.25},
     closed_by={0: 0.5, 1: 0.5},
+    waits_for=(1,),
+    waits_seconds=12.5,
 )
 
 
@@ -91,10 +95,36 @@ async def test_nonsense_is_dropped_counted_and_harms_nothing(rig: Rig) -> None:
     await b.recorder.until(lambda: b.recorder.words == [(0, Word(WordKind.CLOSED, 0, 9))])
 
 
+def test_a_digest_is_encoded_once_however_many_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[Digest] = []
+
+    def to_wire_counted(digests: Sequence[Digest]) -> wire.Digests:
+        encoded.extend(digests)
+        return to_wire(digests)
+
+    monkeypatch.setattr(coding, "to_wire", to_wire_counted)
+    encoder, both = Encoder(), [DIGEST, DIGEST._replace(origin=1, waits_for=())]
+    for _ in range(64):
+        message = wire.ControlMessage.FromString(encoder.message(both).SerializeToString())
+        assert from_wire(message.digests, 2) == both
+        assert from_wire(encoder.message(both[:1]).digests, 2) == both[:1]
+    assert encoded == both
+    for round in range(3 * KEPT):
+        later = DIGEST._replace(round=round)
+        assert from_wire(encoder.message([later]).digests, 2) == [later]
+        assert len(encoder._made) <= KEPT
+
+
 def test_fields_of_a_later_version_are_passed_over() -> None:
     later = to_wire([DIGEST]).SerializeToString() + b"\xfa\x3f\x03new"  # field 127 of Digests, of bytes
     parsed = wire.Digests.FromString(later)
     assert from_wire(parsed, 2) == [DIGEST]
+
+
+def test_every_reason_of_a_close_is_told() -> None:
+    reasons = {str(reason): 1 + i for i, reason in enumerate(CloseReason)}
+    [back] = from_wire(to_wire([DIGEST._replace(closed_rounds=reasons)]), 2)
+    assert back.closed_rounds == reasons
 
 
 def test_reasons_that_the_wire_does_not_know_are_left_out() -> None:

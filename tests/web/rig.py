@@ -56,6 +56,7 @@ def digest(peer: int, **values: Any) -> Digest:
 class Site:
     server: WebServer
     port: int
+    metrics: PeerMetrics
 
     async def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
         """Status, headers (names in lower case) and body of a plain HTTP/1.1 request on a connection of its own."""
@@ -64,10 +65,18 @@ class Site:
             answer = await reader.read()
             writer.close()
             await writer.wait_closed()
-        head, _, body = answer.decode().partition("\r\n\r\n")
-        status, *lines = head.split("\r\n")
-        named = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        return int(status.split()[1]), named, body
+        return understood(answer)
+
+    async def says(self, *said: bytes) -> bytes:
+        """All that comes until the end for one who says this, whatever it is, and goes on listening."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            for part in said:
+                writer.write(part)
+                await asyncio.sleep(0.001)
+            answer = await reader.read()
+            writer.transport.abort()
+        return answer
 
     async def ask(
         self, path: str, headers: Mapping[str, str] = MappingProxyType({}), *, close: bool = True
@@ -91,6 +100,14 @@ class Site:
         caller.connect(("127.0.0.1", self.port))
         caller.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return caller
+
+
+def understood(answer: bytes) -> tuple[int, dict[str, str], str]:
+    """Status, headers (names in lower case) and body of one answer."""
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    status, *lines = head.split("\r\n")
+    named = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(status.split()[1]), named, body
 
 
 @dataclass
@@ -130,6 +147,6 @@ async def site(watched: Watch | None = None, host: str = "127.0.0.1", names: Seq
     server = WebServer(watched or watch(), metrics, names)
     port = await server.start(host, 0)
     try:
-        yield Site(server, port)
+        yield Site(server, port, metrics)
     finally:
         await server.stop()

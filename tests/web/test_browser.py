@@ -79,3 +79,32 @@ def test_the_page_of_a_real_cluster(browser: Browser, tmp_path: Path) -> None:
         assert {re.match(r"\w+://[^/]*/", url)[0] for url in asked if not url.startswith("data:")} == {address[0]}  # type: ignore[index]
         assert [fault for fault in faults if "ERR_CONNECTION_REFUSED" not in fault] == []
         page.close()
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(150)
+def test_the_page_says_whom_an_open_round_waits_for(browser: Browser) -> None:
+    """Peer 3 stops computing in the middle of a round under a barrier; no round closes any more."""
+    options = ["--peers", "4", "--closing", "barrier", "--chunk-seconds", "0.004", "--straggler", "3=pause:10m@4s"]
+    with warm("up", *options) as process:
+        address = re.search(r"http://127\.0\.0\.1:\d+/", wait_for(process, "page of peer 0"))
+        assert address
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(address[0])
+        arrows = page.locator("#waits .now")
+        expect(arrows).to_have_count(3, timeout=PATIENCE_MS)
+        for peer in range(3):
+            told = page.locator(f"#peer-{peer} td .now")
+            expect(told).to_have_text(re.compile(r"^has waited for peer 3 for [\d.]+ s$"), timeout=PATIENCE_MS)
+            expect(page.get_by_text(re.compile(rf"^peer {peer} has waited for peer 3 for [\d.]+ s$"))).to_have_count(1)
+            before = told.inner_text()
+            expect(told).not_to_have_text(before, timeout=PATIENCE_MS)
+        expect(page.locator("#peer-3 td .now")).to_have_text("")
+        expect(page.locator("#waits .now text").first).to_have_text(re.compile(r"^[\d.]+ s$"))
+        expect(page.locator("#topology")).to_have_attribute("aria-label", re.compile("3 wait in their open round$"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out of a narrow screen"
+        page.close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import time
@@ -18,9 +19,16 @@ from peer.web import streams
 from peer.web.page import page
 from peer.web.server import MAX_CONNECTIONS, WebServer
 from peer.web.streams import MAX_STREAMS
-from tests.web.rig import Site, digest, site, watch
+from tests.web.rig import Site, digest, site, understood, watch
 
 NEW_WORDS = 'grapevine_closed_words_total{run="run",peer="0",kind="new"} 3'
+#: Headers of every answer.
+SAFE = {
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "server": "grapevine",
+}
 #: What the end may take, with whoever is connected; see GRACE_SECONDS.
 ENDED_WITHIN = 5.0
 
@@ -98,8 +106,61 @@ async def test_refusals_say_as_little_as_answers() -> None:
         ):
             answered, headers, _ = await at.get(path, **told)
             assert answered == status
-            assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
-            assert "server" not in headers
+            assert {name: headers[name] for name in SAFE} == SAFE
+
+
+NO_HTTP = "this is not HTTP that this peer understands; see docs/page.md\n"
+TOO_LONG = "a line or a header of this request is longer than this peer reads\n"
+ASKED = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", NO_HTTP),  # TLS
+        (b"what is <b>this</b>\r\n\r\n", NO_HTTP),
+        (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", NO_HTTP),
+        (b"GET / HTTP/1.1\r\n\r\n", NO_HTTP),
+        (ASKED + b"Content-Length: some\r\n\r\n", NO_HTTP),
+        (ASKED + b"<b>\x00: 1\r\n\r\n", NO_HTTP),
+        (ASKED + b"X: " + 9000 * b"x" + b"\r\n\r\n", TOO_LONG),
+        (b"GET /" + 9000 * b"x" + b" HTTP/1.1\r\n\r\n", TOO_LONG),
+        (ASKED + b"".join(b"X%d: 1\r\n" % i for i in range(200)) + b"\r\n", NO_HTTP),
+    ],
+    ids=["tls", "garbage", "version", "no host", "length", "header name", "long header", "long line", "many headers"],
+)
+async def test_what_is_no_http_is_answered_in_a_sentence_and_counted(
+    said: bytes, body: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "grapevine")
+    async with site() as at:
+        status, headers, told = understood(await at.says(said))
+        counted = at.metrics.text().decode()
+    assert (status, told) == (400, body)
+    assert {name: headers[name] for name in SAFE} == SAFE
+    assert headers["content-type"] == "text/plain; charset=utf-8"
+    assert 'grapevine_http_answers_total{run="run",peer="0",status="400"} 1\n' in counted
+    (record,) = (record for record in caplog.records if record.name.startswith("grapevine"))
+    assert (record.levelno, record.exc_info) == (logging.DEBUG, None)
+    assert record.getMessage().startswith("not HTTP, from 127.0.0.1: ")
+
+
+async def test_a_body_that_breaks_off_or_makes_no_sense_is_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    posted = ASKED.replace(b"GET", b"POST")
+    async with site() as at:
+        for head, body in ((b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n"), (b"Content-Length: 9\r\n\r\n", b"x")):
+            assert (await at.says(posted + head, body)).startswith(b"HTTP/1.1 405 ")
+        assert (await at.get("/"))[0] == 200
+    assert caplog.text == ""
+
+
+async def test_answers_are_counted_by_status() -> None:
+    async with site() as at:
+        for path, told in (("/", {}), ("/state", {}), ("/nothing", {}), ("/", {"Host": "evil.example"})):
+            await at.get(path, **told)
+        _, _, page = await at.get("/metrics")
+    counted = dict(re.findall(r'grapevine_http_answers_total{run="run",peer="0",status="(\d+)"} (\d+)', page))
+    assert counted == {"200": "2", "400": "0", "403": "1", "404": "1", "405": "0", "503": "0"}
 
 
 async def test_foreign_pages_open_no_streams_where_others_may_come() -> None:
@@ -169,11 +230,13 @@ async def test_two_hundred_pages_and_no_more() -> None:
 async def test_connections_are_bounded_whatever_they_say() -> None:
     async with site() as at:
         callers = [await asyncio.open_connection("127.0.0.1", at.port) for _ in range(MAX_CONNECTIONS)]
-        status, _, body = await at.get("/metrics")
+        status, headers, body = await at.get("/metrics")
         assert (status, body) == (
             503,
             f"{MAX_CONNECTIONS} connections are open, which is as many as this peer serves\n",
         )
+        assert {name: headers[name] for name in SAFE} == SAFE
+        assert 'grapevine_http_answers_total{run="run",peer="0",status="503"} 1\n' in at.metrics.text().decode()
         for _, writer in callers:
             writer.transport.abort()
         async with asyncio.timeout(10):
@@ -183,12 +246,25 @@ async def test_connections_are_bounded_whatever_they_say() -> None:
 
 async def test_who_asks_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "REQUEST_SECONDS", 0.05)
+    async with site() as at:
+        for begun in (b"", b"GET / HT", ASKED, ASKED + b"X: "):
+            assert await at.says(begun) == b""
+
+
+async def test_who_sends_half_a_request_byte_by_byte_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes does not put the end off."""
+    monkeypatch.setattr(served, "REQUEST_SECONDS", 0.2)
     async with site() as at, asyncio.timeout(10):
-        for begun in (b"", b"GET / HT"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
-            writer.write(begun)
-            assert await reader.read() == b""
-            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+        writer.write(ASKED + b"X: ")
+        began = time.monotonic()
+        ended = asyncio.create_task(reader.read())
+        while not ended.done():
+            writer.write(b"x")
+            await asyncio.wait((ended,), timeout=0.01)
+        assert ended.exception() is None or isinstance(ended.exception(), ConnectionResetError)
+        assert time.monotonic() - began >= 0.15
+        writer.transport.abort()
 
 
 def waiting_bytes(at: Site) -> int:

@@ -47,6 +47,7 @@ class ALDSGD(Algorithm):
     delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
     sends_after_close: ClassVar[bool] = True
     keeps_mean: ClassVar[bool] = False
+    takes_mixing: ClassVar[bool] = True
     why_not_others: ClassVar[str] = "nobody has shown that leaders seen through rounding lead anywhere"
     why_not_varying: ClassVar[str] = "it alternates between copies of one graph"
     why_no_random_graphs: ClassVar[str] = "it alternates between copies of one graph"
@@ -113,6 +114,8 @@ class ALMatcha(ALDSGD):
     """The same over MATCHA's random matchings, of the budget. The degree is that of the round: the matchings a peer is active in."""
 
     name: ClassVar[str] = "al-matcha"
+    takes_mixing: ClassVar[bool] = False
+    takes_budget: ClassVar[bool] = True
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:

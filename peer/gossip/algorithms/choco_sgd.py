@@ -41,6 +41,7 @@ class ChocoSGD(GossipAlgorithm):
         "it is gossip of compressed differences, and these leave nothing out worth keeping for later"
     )
     takes_varying: ClassVar[bool] = True
+    takes_mixing: ClassVar[bool] = True
     why_no_random_graphs: ClassVar[str] = "it keeps two vectors for each edge, and edges would come without end"
 
     @classmethod

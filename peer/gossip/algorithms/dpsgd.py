@@ -20,6 +20,7 @@ class DPSGD(GossipAlgorithm):
     delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
     sends_after_close: ClassVar[bool] = False
     takes_varying: ClassVar[bool] = True
+    takes_mixing: ClassVar[bool] = True
 
     @classmethod
     def make_schedule(cls, options: ScheduleOptions) -> Schedule:

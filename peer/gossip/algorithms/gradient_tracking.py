@@ -68,6 +68,7 @@ class GradientTracking(Algorithm):
         "rounding puts a floor under the error, and to have none is what it sends two vectors for"
     )
     takes_varying: ClassVar[bool] = True
+    takes_mixing: ClassVar[bool] = True
     why_no_random_graphs: ClassVar[str] = "it keeps a vector for each edge, and edges would come without end"
     why_no_local_steps: ClassVar[str] = "what it tracks is the gradient at the models that were mixed"
     why_plain_sgd: ClassVar[str] = (

@@ -20,6 +20,7 @@ class Matcha(GossipAlgorithm):
     name: ClassVar[str] = "matcha"
     delivery: ClassVar[Delivery] = Delivery.EDGE_ATOMIC
     sends_after_close: ClassVar[bool] = False
+    takes_budget: ClassVar[bool] = True
     why_no_random_graphs: ClassVar[str] = "its matchings and probabilities are solved for one graph"
     why_not_varying: ClassVar[str] = "it decides on its own which edges of one graph talk in a round"
 

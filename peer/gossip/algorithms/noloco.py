@@ -10,9 +10,12 @@ The pair's x are known when the round begins, so that half of the traffic hides 
 an odd number of peers one steps alone. Float buffers, which come after the parameters in x, move as with alpha = 0, beta = gamma = 1.
 
 All peers' mean moves by alpha times its last move plus beta times the mean of all D, whatever the pairs. A lost edge takes its terms away
-on both ends, so this stays so. Without D the mean squared distance between peers shrinks if and only if gamma (1 - alpha / (N - 1)) <
-2 (1 - alpha^2), which follows from the second moments of (x_i, delta_i) over the random pairs; with D it settles in proportion to lr^2,
-which is the paper's theorem. More gamma than that is refused.
+on both ends, so this stays so. Without D the mean squared distance between peers shrinks if and only if
+
+    gamma (1 + alpha - 2 alpha q) < 2 (1 - alpha^2),    q = N / (2 (N - 1)) for even N, 1/2 for odd N, where one rests,
+
+which follows from the second moments of (x_i, delta_i) over the random pairs: q is what (x_i - its pair's mean) is of x_i on average, both
+from the mean of all. With D the distance settles in proportion to lr^2, which is the paper's theorem. More gamma than that is refused.
 
 Bytes a peer sends in a round: 8 d, 4 d of it hidden, whatever N. Memory: delta [p], an inbox, y [d]. Links to all N - 1 others are open.
 """
@@ -59,7 +62,10 @@ class NoLoCo(Algorithm):
 
     @classmethod
     def why_not_outer(cls, outer: Outer, consensus_step: float, num_peers: int) -> str | None:
-        most = 2 * (1 - outer.momentum**2) / (1 - outer.momentum / max(num_peers - 1, 1))
+        if num_peers < 2:
+            return None
+        pulled = (num_peers // 2) / (num_peers - 1)  # q
+        most = 2 * (1 - outer.momentum**2) / (1 + outer.momentum * (1 - 2 * pulled))
         if consensus_step < most:
             return None
         return (

@@ -38,6 +38,7 @@ class QGDSGDm(GossipAlgorithm):
         "its momentum takes every change of the model for progress, so also the catching up of replicas"
     )
     takes_varying: ClassVar[bool] = True
+    takes_mixing: ClassVar[bool] = True
     why_no_local_steps: ClassVar[str] = "its momentum is part of every step, and is only known where models are mixed"
     why_plain_sgd: ClassVar[str] = "quasi-global momentum is the optimizer"
 
