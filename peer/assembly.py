@@ -227,11 +227,12 @@ def make_accumulator(config: Config, start: Tensor, optimizer: Callable[[Tensor]
 def make_optimizer(config: Config, task: Task, model: FlatModel, params: Tensor) -> MasterOptimizer:
     """The task's optimizer on a master vector [d] of the model's layout. Raises TaskError; ConfigError if the algorithm
     needs another."""
-    if config.staleness_aware_lr and config.optimizer.startswith("adam"):
-        raise ConfigError(
-            f"--staleness-aware-lr: it scales gradients, and {config.optimizer} divides the scale out again; use sgd or momentum"
-        )
     made = MasterOptimizer(task, model.layout, params, config.optimizer, config.lr)
+    if config.staleness_aware_lr and not made.scales_with_gradient:
+        which = config.optimizer if made.is_builtin else f"the optimizer that {config.task} brings along"
+        raise ConfigError(
+            f"--staleness-aware-lr: it scales gradients, and {which} divides the scale out again; use sgd or momentum"
+        )
     reason = ALGORITHMS[config.algorithm].why_plain_sgd
     if reason and not made.is_plain_sgd:
         raise ConfigError(

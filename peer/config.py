@@ -46,7 +46,7 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """Everything a peer, or a cluster of them, is told. Options marked [alike] must be equal on all peers; links check it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # the run
     run: str = Field("grapevine", min_length=1, description="Name of the run; peers of another run are refused [alike]")
@@ -405,7 +405,8 @@ def _sentence(error: ValidationError) -> str:
         return f"unknown option {name!r}; {nearest(name, Config.model_fields)}"
     if first["type"] == "literal_error":
         return f"{flag(name)}: unknown {name} {given!r}; {nearest(str(given), choices(name))}"
-    return f"{flag(name)}: {message[0].lower()}{message[1:]}, not {given!r}"
+    told = "" if f"not {given!r}" in message else f", not {given!r}"
+    return f"{flag(name)}: {message[0].lower()}{message[1:]}{told}"
 
 
 #: Named by the schedule's digest or checked on their own, so not compared as text.

@@ -97,9 +97,9 @@ def joined(names: Iterable[str]) -> str:
 def check_method(config: Config) -> None:
     """Raises ConfigError if the algorithm is not correct with the other options, or takes no notice of one, with the reason."""
     _check_head(config)
-    _check_rounds(config)
-    for sentence in idle_options(config).values():
+    for sentence in idle_options(config).values():  # first: what another method is for may imply a closing
         raise ConfigError(sentence)
+    _check_rounds(config)
     if config.round_deadline is not None and config.deadline_mads != Config.model_fields["deadline_mads"].default:
         raise ConfigError(
             "--deadline-mads: with --round-deadline a round lasts so long, whatever others took; leave it out"

@@ -315,7 +315,9 @@ def build(
         if num_peers is None:
             raise TopologyError(f"{name}: of how many peers? name them with --peers")
         if num_peers < 2:
-            raise TopologyError(f"{name}: {num_peers} peers is too few; a topology needs at least 2")
+            raise TopologyError(
+                f"{name}: {num_peers} peer{'s' * (num_peers != 1)} is too few; a topology needs at least 2"
+            )
         options = RandomOptions(seed, degree, probability, radius)
         return Topology(name, num_peers, tuple(sorted(TOPOLOGIES[name](num_peers, options))))
     if name.endswith(".json") or "/" in name or os.sep in name or Path(name).is_file():

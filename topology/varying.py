@@ -42,7 +42,7 @@ def build_varying(name: str, num_peers: int, *, seed: int = 0, k: int | None = N
     if k is not None and name != "base":
         raise TopologyError(f"--base-k: {name} has none; it is for --topology base")
     if num_peers < 2:
-        raise TopologyError(f"{name}: {num_peers} peers is too few; a topology needs at least 2")
+        raise TopologyError(f"{name}: {num_peers} peer{'s' * (num_peers != 1)} is too few; a topology needs at least 2")
     if name == "base":
         return PeriodicSchedule(name, num_peers, _frozen(base_graph(num_peers, 1 if k is None else k)))
     if name == "one-peer-exponential":

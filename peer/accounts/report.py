@@ -52,7 +52,9 @@ def make_report(run: Run, evaluator: Evaluator | None) -> dict[str, Any]:
     models = torch.stack(list(run.models.values())) if run.models else None
     mean = model_of(models, list(run.models), head) if models is not None else None
     judge = Judge(evaluator, forgiving=run.error is not None)
-    peers = [_peer(row, run.models.get(row["peer"]), mean, judge) for row in settled(run.summaries, run.config)]
+    rows = settled(run.summaries, run.config)
+    samples = sum(row["samples"] for row in rows)
+    peers = [_peer(row, samples, run.models.get(row["peer"]), mean, judge) for row in rows]
     accuracies = [row["test_accuracy"] for row in peers if row["test_accuracy"] is not None]
     return {
         "schema": SCHEMA,
@@ -128,6 +130,7 @@ def _together(peers: Sequence[Mapping[str, Any]], chunks: int, alone: int | None
     peers' are."""
     computing, idle = (sum(row[name] for row in peers) for name in ("seconds_computing", "seconds_idle"))
     full = sum(row["rounds"] for row in _computed(peers)) * chunks
+    fair = fair_shares(peers)
     steps = [row for row in peers if alone in (None, row["peer"])]
     known = {
         "rounds": max((row["rounds"] for row in steps), default=None),
@@ -135,7 +138,8 @@ def _together(peers: Sequence[Mapping[str, Any]], chunks: int, alone: int | None
         "idle_fraction": idle / (idle + computing) if idle + computing else 0.0,
         "finished_fraction": sum(row["chunks"] for row in peers) / full if full else 0.0,
         "wasted_fraction": wasted_fraction(peers),
-        "sample_skew": sample_skew(peers),
+        "sample_skew": max(fair, default=None),
+        "least_share": min(fair, default=None),
         "max_staleness": max((row["max_staleness"] for row in steps), default=None),
     }
     counts = {name: dict(sum((Counter(row[name]) for row in peers), Counter[str]())) for name in _COUNTS}
@@ -154,21 +158,26 @@ def wasted_fraction(peers: Sequence[Mapping[str, Any]]) -> float:
     return sum(row["rounds_dropped"] for row in rows) / rounds if rounds else 0.0
 
 
-def sample_skew(peers: Sequence[Mapping[str, Any]]) -> float | None:
-    """How unevenly samples were chosen: the most samples of one peer in updates over the fewest; None if one has none."""
+def fair_shares(peers: Sequence[Mapping[str, Any]]) -> list[float]:
+    """How unevenly samples were chosen: of each peer that trained, its share of the samples in updates over what it would be if all
+    were used alike. Empty if none are in updates."""
     counts = [row["samples"] for row in _computed(peers)]
-    return max(counts) / min(counts) if counts and min(counts) else None
+    return [count * len(counts) / total for count in counts] if (total := sum(counts)) else []
 
 
 _TOTALS = ("samples", "samples_redone", "samples_nonfinite", "samples_dropped", "bytes_sent")
 _COUNTS = ("rounds_by_reason", "edges_lost")
 
 
-def _peer(summary: Mapping[str, Any], model: Tensor | None, mean: Tensor | None, judge: Judge) -> dict[str, Any]:
+def _peer(
+    summary: Mapping[str, Any], samples: int, model: Tensor | None, mean: Tensor | None, judge: Judge
+) -> dict[str, Any]:
+    """samples: in updates, of all peers together."""
     apart = None if model is None or mean is None else float(torch.linalg.vector_norm(model - mean))
     return {
         **summary,
         "wall_seconds": summary["seconds"],
+        "sample_share": summary["samples"] / samples if samples and summary["samples_started"] else None,
         "batch_loss": _or_none(summary["train_loss"]),
         "train_loss": judge.loss(model),
         "test_accuracy": judge.accuracy(model),

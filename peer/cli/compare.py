@@ -19,7 +19,7 @@ from peer.cluster.live import Frame, headline
 from peer.compare.page import write_comparison
 from peer.compare.results import Cell, Result, matrix
 from peer.compare.run import check_cells, config_of, open_folder, play
-from peer.compare.tables import failures, summary_lines, time_lines
+from peer.compare.tables import failures, remarks, summarise, summary_lines, time_lines
 from peer.compare.watch import CellWatch
 from peer.config import Config, ConfigError, choices
 from topology.suggestion import nearest
@@ -56,7 +56,7 @@ def run_comparison(
         results = _play(cells, config, voice, out, simulated=simulated)
     if not voice.as_json:
         voice.console.print(summary_lines(results))
-        for said in failures(results):
+        for said in [*failures(results), *remarks(results, summarise(results))]:
             voice.console.print(said, style="yellow")
         voice.console.print("\nwhere the time goes", style="bold")
         voice.console.print(time_lines(results))

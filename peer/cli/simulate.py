@@ -17,8 +17,13 @@ from peer.sim.simulator import Simulation
 
 def run_simulation(config: Config, console: Console, *, exact: bool, num_parameters: int) -> None:
     """Simulate, print the summary, write the report. Raises Fatal."""
-    console.print(describe(config) + ", simulated", style="dim")
-    report = simulate(config, exact=exact, num_parameters=num_parameters, progress=Progress(console))
+    report = simulate(
+        config,
+        exact=exact,
+        num_parameters=num_parameters,
+        begins=lambda: console.print(describe(config) + ", simulated", style="dim"),
+        progress=Progress(console),
+    )
     if config.task == TIMING:
         console.print(_timing_summary(report))
     else:
@@ -37,10 +42,11 @@ def run_simulation(config: Config, console: Console, *, exact: bool, num_paramet
 
 
 def _timing_summary(report: dict[str, Any]) -> str:
+    wasted = f", {report['wasted_fraction']:.1%} of all gradients dropped" if report["wasted_fraction"] else ""
     return (
         f"{report['rounds']} rounds, {report['samples']:,} samples in {report['wall_seconds']:.2f} virtual s "
         f"({report['samples'] / report['wall_seconds'] if report['wall_seconds'] else 0:,.0f} samples/s), "
-        f"idle {report['idle_fraction']:.0%}, {report['finished_fraction']:.0%} of all chunks finished"
+        f"idle {report['idle_fraction']:.0%}, {report['finished_fraction']:.0%} of all chunks finished{wasted}"
     )
 
 

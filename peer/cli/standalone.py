@@ -17,12 +17,13 @@ from peer.config import Config, ConfigError
 from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import fixed_addresses, run_loop, serve, stop_on_signals
 from peer.daemon.tracing import check_tracing
+from peer.exit_codes import Fatal
 from peer.logs import begin_logs
 from peer.training.evaluate import Evaluator
 
 
 def run_standalone(config: Config, console: Console) -> None:
-    """Run until a limit, the target or a signal. Raises Fatal or ConfigError."""
+    """Run until a limit, the target or a signal; what was counted until then is reported however it ends. Raises Fatal or ConfigError."""
     if config.peer is None:
         raise ConfigError("--peer: which one is this? Give its id, 0 to peers-1, by --peer, GRAPEVINE_PEER or RANK")
     if len(config.addresses) != config.peers:
@@ -34,24 +35,32 @@ def run_standalone(config: Config, console: Console) -> None:
     begin_logs(config)
     check_tracing(config)
     voice = Voice(console)
-    summary, evaluated = run_loop(_run(config, config.peer, voice))
-    report = {**summary.as_dict(), **evaluated}
+    summary, evaluated, fatal = run_loop(_run(config, config.peer, voice))
+    report = {**summary.as_dict(), **evaluated, "error": None if fatal is None else fatal.sentence}
+    if fatal is not None:
+        report["stop_reason"] = fatal.sentence
     voice.say(
         f"peer {summary.peer}: {summary.rounds} rounds, {summary.samples} samples in {summary.seconds:.1f} s "
-        f"({summary.stop_reason}); batch loss {summary.train_loss:.4f}, idle {summary.idle_fraction:.0%}",
+        f"({report['stop_reason']}); batch loss {summary.train_loss:.4f}, idle {summary.idle_fraction:.0%}",
         "summary",
         **{name: value for name, value in report.items() if name not in ("peer", "timeline")},
     )
     if config.report is not None:
         write_report(report, config.report)
         voice.say(f"report: {config.report}", "report", style="dim", path=str(config.report))
+    if fatal is not None:
+        raise fatal
 
 
-async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, dict[str, Any]]:
+async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, dict[str, Any], Fatal | None]:
+    """The last is what ended it before its time, if training had begun. Raises Fatal if it had not."""
     watchers: list[asyncio.Task[None]] = []
+    hosts: list[Peer] = []
+    fatal: Fatal | None = None
     found: dict[str, Any] = {"seconds_to_target": None}
 
     def started(host: Peer) -> None:
+        hosts.append(host)
         stop_on_signals(host)
         host.on_training = lambda: voice.say(
             f"peer {peer}: all {config.peers} peers are ready, training", "training", style="dim"
@@ -80,6 +89,10 @@ async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, di
 
     try:
         summary = await serve(config, peer, announced, started=started)
+    except Fatal as ended:
+        if not hosts or not hosts[0].seconds():
+            raise
+        fatal, summary = ended, hosts[0].summary()
     finally:
         for watcher in watchers:
             watcher.cancel()
@@ -87,9 +100,9 @@ async def _run(config: Config, peer: int, voice: Voice) -> tuple[PeerSummary, di
             *watchers, return_exceptions=True
         )  # their errors are told below, unless the peer has its own
     for watcher in watchers:
-        if not watcher.cancelled():
+        if fatal is None and not watcher.cancelled():
             watcher.result()
-    return summary, found
+    return summary, found, fatal
 
 
 def _end_with(watcher: asyncio.Task[None], host: Peer) -> None:

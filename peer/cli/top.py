@@ -14,7 +14,7 @@ from rich.text import Text
 
 from peer.cluster.crawl import Crawl
 from peer.cluster.live import Frame
-from peer.cluster.table import LATELY, PeersTable, number
+from peer.cluster.table import LATELY, PeersTable, number, placed
 from peer.exit_codes import ExitCode, Fatal
 from peer.transport.client import PeerUnreachable
 
@@ -113,7 +113,7 @@ def _head(crawl: Crawl) -> Text:
     first = crawl.first
     assert first is not None, "nobody has answered yet"
     run, algorithm, topology, task = map(printable, (first.run, first.algorithm, first.topology, first.task))
-    text = Text(f"run {run!r}: {first.num_peers} peers, {algorithm} on a {topology}, task {task}\n", style="dim")
+    text = Text(f"run {run!r}: {first.num_peers} peers, {algorithm} {placed(topology)}, task {task}\n", style="dim")
     return text.append_text(_totals(crawl))
 
 
@@ -126,6 +126,8 @@ def _totals(crawl: Crawl) -> Text:
         rounds = [status.round for status in answering]
         losses = [status.train_loss for status in answering if math.isfinite(status.train_loss)]
         samples = sum(row.now.samples for row in crawl.rows.values() if row.answers)
+        of_head = [row.status.round for row in crawl.rows.values() if row.answers and row.is_head and row.status]
+        rounds = of_head or rounds  # only they are steps of the model
         between = str(rounds[0]) if len(set(rounds)) == 1 else f"{min(rounds)} to {max(rounds)}"
         text.append(f"{max(status.seconds for status in answering):.1f} s  ", style="bold")
         text.append(f"round {between}  batch loss {number(sum(losses) / len(losses) if losses else math.nan)}  ")

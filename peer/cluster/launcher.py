@@ -124,7 +124,10 @@ class Launcher:
             if child.died and (
                 needed or child.peer == head or not training or sum(not other.died for other in self.children) < 2
             ):
-                raise Fatal(ExitCode.LOST, f"peer {child.peer} died ({_how(child)})")
+                told = f"peer {child.peer} died ({_how(child)})"
+                if child.peer == head and training:
+                    told += f"; {self.config.algorithm} needs its head: restart the run, or use dpsgd or matcha"
+                raise Fatal(ExitCode.LOST, told)
 
     async def stop(self, reason: str, patience: float = PATIENCE) -> None:
         """Ask all peers to end, wait for them, kill those that do not. May be called again."""

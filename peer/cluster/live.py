@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from peer.cluster.table import PeersTable, Row, amount, hear
+from peer.cluster.table import PeersTable, Row, amount, hear, placed
 from peer.config import Config
 from peer.logs import event
 from peer.wire.gossip_pb2 import StatusReply
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MOST_LOST = 3
 BLOCKS = " ▁▂▃▄▅▆▇█"
 log = logging.getLogger("grapevine.run")
+#: What the model of a run is called where one peer has it.
+HEADS = "the head's model"
 REASONS = {
     "quota": "own quota",
     "word": "another's word",
@@ -185,7 +187,8 @@ def describe(config: Config) -> str:
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
     scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
     wire = f", {config.wire_dtype} on the wire" if config.wire_dtype not in (None, "fp32") else ""
-    return f"{config.peers} peers, {config.algorithm} on a {config.topology}, {how}{wire}{scenario}{stragglers}, task {config.task}"
+    where = f"{config.peers} peers, {config.algorithm} {placed(config.topology)}"
+    return f"{where}, {how}{wire}{scenario}{stragglers}, task {config.task}"
 
 
 def headline(config: Config, curve: Sequence[Observation]) -> Text:
@@ -199,12 +202,19 @@ def how_far(config: Config, curve: Sequence[Observation]) -> Text:
     if curve:
         seen = curve[-1]
         text.append(f"{seen.seconds:6.1f} s  ", style="bold")
-        text.append("loss of the mean model ")
+        text.append(f"loss of {model_called(config.algorithm)} ")
         text.append(f"{seen.loss:.4f} ", style="bold")
         text.append(_sparkline([o.loss for o in curve]), style="cyan")
         if config.target_loss is not None:
             text.append(f"  target {config.target_loss:g}")
     return text
+
+
+def model_called(algorithm: str) -> str:
+    """Whose model is that of the run."""
+    from peer.gossip.algorithms import ALGORITHMS  # torch, which `top` has no use for
+
+    return HEADS if ALGORITHMS[algorithm].has_head else "the mean model"
 
 
 def _sparkline(losses: Sequence[float], width: int = 26) -> str:
@@ -237,6 +247,8 @@ def summary(report: Mapping[str, Any], target: float | None) -> Panel:
         _add_lost(table, report)
     if report["peers"]:
         _add_work(table, report)
+        if report["wasted_fraction"]:
+            _add_waste(table, report)
     _add_models(table, report)
     if report["peers"]:
         _add_costs(table, report)
@@ -257,17 +269,41 @@ def _add_work(table: Table, report: Mapping[str, Any]) -> None:
     reasons = ", ".join(
         f"{n} by {REASONS.get(r, r)}" for r, n in sorted(report["rounds_by_reason"].items(), key=lambda x: -x[1])
     )
-    table.add_row("rounds", f"{report['rounds']}", f"closed {reasons}")
+    table.add_row("rounds", known(report["rounds"]), f"closed {reasons}")
     table.add_row(
         "samples", f"{report['samples']:,}", f"{report['finished_fraction']:.0%} of what full rounds would be"
     )
 
 
+def known(value: object) -> str:
+    """A dash where nobody knows."""
+    return "–" if value is None else str(value)
+
+
+def used_alike(report: Mapping[str, Any]) -> str:
+    """How unevenly the peers' samples were used, as a sentence without its end."""
+    never = [str(row["peer"]) for row in report["peers"] if row["sample_share"] == 0]
+    least = f"least {report['least_share']:.2f}" if not never else f"never used: peer {', '.join(never)}"
+    return f"most samples of a peer in updates over its fair share; {least}"
+
+
+def _add_waste(table: Table, report: Mapping[str, Any]) -> None:
+    """What backup workers cost."""
+    table.add_row("wasted share", f"{report['wasted_fraction']:.1%}", "of all gradients, dropped by steps without them")
+    if report["sample_skew"] is not None:
+        table.add_row("sample skew", f"{report['sample_skew']:.2f}", used_alike(report))
+
+
 def _add_models(table: Table, report: Mapping[str, Any]) -> None:
+    config = report["config"]
+    called = model_called(config["algorithm"])
+    of_head = [row for row in report["peers"] if row["peer"] == config["head"]]
+    if called == HEADS and (not of_head or of_head[0]["consensus_distance"] is None):
+        called = "workers' mean: the head died"
     if report["train_loss"] is not None:
-        table.add_row("train loss", f"{report['train_loss']:.4f}", "mean model, whole training set")
+        table.add_row("train loss", f"{report['train_loss']:.4f}", f"{called}, whole training set")
     if report["test_accuracy"] is not None:
-        table.add_row("test accuracy", f"{report['test_accuracy']:.1%}", "mean model")
+        table.add_row("test accuracy", f"{report['test_accuracy']:.1%}", called)
     if report["worst_peer_test_accuracy"] is not None:
         table.add_row("", f"{report['worst_peer_test_accuracy']:.1%}", "worst peer")
     if report["consensus_distance"] is not None:
@@ -276,5 +312,5 @@ def _add_models(table: Table, report: Mapping[str, Any]) -> None:
 
 def _add_costs(table: Table, report: Mapping[str, Any]) -> None:
     table.add_row("idle share", f"{report['idle_fraction']:.1%}", "of the trainers' time")
-    table.add_row("staleness", f"{report['max_staleness']}", "updates at most")
+    table.add_row("staleness", known(report["max_staleness"]), "updates at most")
     table.add_row("bytes sent", amount(report["bytes_sent"]), "by all peers")

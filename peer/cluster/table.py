@@ -48,10 +48,11 @@ SHARES = (
 
 
 class Now(NamedTuple):
-    """What a peer does now: samples a second, and its time by SHARES, which add up to 1, or to 0 before it trains."""
+    """What a peer does now: samples a second, its time by SHARES, which add up to 1, or to 0 before it trains, and rounds a second."""
 
     samples: float
     shares: tuple[float, ...]
+    rounds: float = 0.0
 
 
 NOTHING = Now(0.0, (0.0,) * len(SHARES))
@@ -93,7 +94,19 @@ class Row:
         return Now(
             (new.samples - old.samples) / seconds if seconds > 0 else 0.0,
             tuple(part / total if total else 0.0 for part in spent),
+            (new.round - old.round) / seconds if seconds > 0 else 0.0,
         )
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it has the model of the run."""
+        status = self.status
+        return status is not None and status.HasField("head") and status.head == self.peer
+
+    @property
+    def only_steps(self) -> bool:
+        """Whether it is a head that computes nothing itself."""
+        return self.is_head and self.status is not None and not self.status.samples_started
 
 
 def hear(rows: dict[int, Row], answers: Mapping[int, StatusReply | None]) -> None:
@@ -116,7 +129,7 @@ class PeersTable:
         shown = self._rows
         if self._height and len(shown) + 2 > self._height:
             shown = shown[: max(self._height - 3, 1)]
-        yield _table(shown, _layout(options.max_width), plain=plain)
+        yield _table(shown, _layout(options.max_width, marked=any(row.is_head for row in shown)), plain=plain)
         if len(shown) < len(self._rows):
             yield Text(f" and {len(self._rows) - len(shown)} more peers", style="dim", no_wrap=True)
         yield _legend(self._span, plain=plain)
@@ -128,6 +141,7 @@ class Layout(NamedTuple):
     columns: Sequence[str]
     bar: int
     neighbors: int
+    mark: str = ""  # before the id of a head
 
 
 _ALL = ("peer", "round", "batch loss", "samples/s", "finished", "time", "stale", "sent", "neighbours")
@@ -141,9 +155,18 @@ LAYOUTS = {
 }
 
 
-def _layout(width: int) -> Layout:
+def _layout(width: int, *, marked: bool) -> Layout:
+    """marked: there is a head, whose mark needs room as well."""
+    mark = HEAD if marked and width >= LEAST_MARKED else ""
+    width -= len(mark)
     least = next(least for least in LAYOUTS if width >= least)
-    return LAYOUTS[least]._replace(neighbors=LAYOUTS[least].neighbors + width - least)
+    return LAYOUTS[least]._replace(neighbors=LAYOUTS[least].neighbors + width - least, mark=mark)
+
+
+#: Stands before the id of a head.
+HEAD = "head "
+#: Narrower tables have no room for that.
+LEAST_MARKED = 45
 
 
 def _table(rows: Sequence[Row], layout: Layout, *, plain: bool) -> Table:
@@ -159,14 +182,15 @@ def _table(rows: Sequence[Row], layout: Layout, *, plain: bool) -> Table:
 
 def _cells(row: Row, layout: Layout, *, plain: bool) -> dict[str, str | Text]:
     """What is known of a peer, by column."""
-    cells: dict[str, str | Text] = {"peer": str(row.peer), "time": _time(row, layout.bar, plain=plain)}
+    mark = layout.mark if row.is_head else ""
+    cells: dict[str, str | Text] = {"peer": f"{mark}{row.peer}", "time": _time(row, layout.bar, plain=plain)}
     status = row.status
     if status is not None:
         cells |= {
             "round": str(status.round),
             "batch loss": number(status.train_loss),
-            "samples/s": _rate(row.now.samples),
-            "finished": f"{status.finished_fraction:.0%}",
+            "samples/s": "-" if row.only_steps else _rate(row.now.samples),
+            "finished": "-" if row.only_steps else f"{status.finished_fraction:.0%}",
             "stale": str(status.max_staleness),
             "sent": amount(status.bytes_sent),
             "neighbours": _neighbors(status, layout.neighbors),
@@ -180,6 +204,8 @@ def _time(row: Row, width: int, *, plain: bool) -> Text:
         return Text(row.about, style="red not dim")
     if row.status.state != State.STATE_TRAINING:
         return Text(state_name(row.status.state), style="dim")
+    if row.only_steps:
+        return Text(f"{_rate(row.now.rounds)} steps/s" if width >= 12 else "steps", style="green")
     bar = Text()
     for share, cells in zip(SHARES, _parts(row.now.shares, width), strict=True):
         bar.append((share.plain if plain else share.glyph) * cells, style=share.style)
@@ -212,6 +238,11 @@ def _neighbors(status: StatusReply, room: int) -> Text:
         text.append(f"{neighbor.peer}", style="" if neighbor.state == "alive" else "red strike")
         text.append(" ")
     return text
+
+
+def placed(topology: str) -> str:
+    """Where peers are, by its name: on what is a thing, or on what is called so."""
+    return f"on a {topology}" if topology in ("ring", "torus", "star") else f"on topology {topology}"
 
 
 def number(value: float) -> str:

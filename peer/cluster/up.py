@@ -32,8 +32,11 @@ from peer.cluster.launcher import Launcher
 from peer.cluster.live import View, make_view
 from peer.cluster.observer import Observer, pause_after
 from peer.config import Config, ConfigError
+from peer.daemon.playing import ASKED
 from peer.daemon.tracing import check_tracing
 from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.algorithms import ALGORITHMS
+from peer.gossip.delivery import Delivery
 from peer.training.evaluate import Evaluator
 from peer.training.flat import FlatModel
 from peer.training.task import Task, build_model, load_task
@@ -42,6 +45,8 @@ from peer.wire.gossip_pb2 import State
 
 STATUS_EVERY = 0.5
 LAST_PORT = 65535
+#: Why training ended when all peers ended by themselves.
+LIMIT = "the limit of rounds or seconds was reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ async def up(config: Config, console: Console, view: View | None = None, *, open
         seconds_to_target=end.seconds_to_target,
         wall_seconds=wall_seconds,
         start_seconds=ready_at - started_at,
-        stop_reason=end.reason,
+        stop_reason=end.reason if fatal is not None else _true_reason(end.reason, config, launcher),
         curve=observer.curve,
         summaries=[child.summary for child in launcher.children if child.summary is not None],
         models={peer: observer.models[peer] for peer in observer.answered},
@@ -146,6 +151,25 @@ def _point_to_page(config: Config, launcher: Launcher, view: View, *, open_page:
 
     if open_page:
         open_in_browser(url, failed)
+
+
+def _true_reason(reason: str, config: Config, launcher: Launcher) -> str:
+    """Where all peers ended by themselves: whether that was a limit, or that one was told to stop without which the others can't go on."""
+    if reason != LIMIT:
+        return reason
+    head, kind = head_of(config), ALGORITHMS[config.algorithm]
+    told = {
+        child.peer: child.summary["stop_reason"].removeprefix(ASKED)
+        for child in launcher.children
+        if child.summary is not None and child.summary["stop_reason"].startswith(ASKED)
+    }
+    for peer, by in told.items():
+        if peer == head or kind.delivery is Delivery.EVERY_MESSAGE:
+            needs = "its head" if peer == head else "every peer"
+            return f"peer {peer} was told to stop ({by}), and {config.algorithm} needs {needs}"
+    if len(told) == len(launcher.children):
+        return f"all peers were told to stop ({next(iter(told.values()))})"
+    return reason
 
 
 def _last_word(launcher: Launcher) -> Fatal | None:
@@ -206,7 +230,7 @@ async def _train(config: Config, launcher: Launcher, observer: Observer, view: V
         await asyncio.gather(*(client.close() for client in observer.clients))
     if seconds is not None:
         return End(f"target loss {config.target_loss:g} reached", seconds_to_target=seconds)
-    return End("interrupted" if stop.is_set() else "the limit of rounds or seconds was reached")
+    return End("interrupted" if stop.is_set() else LIMIT)
 
 
 async def _watch(

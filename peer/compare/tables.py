@@ -15,8 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.compare.results import Result
+from peer.gossip.algorithms import ALGORITHMS
 
 REFERENCE = "barrier"
+#: A round is one gradient of one peer, applied by the head.
+COUNT_UPDATES = {name for name, kind in ALGORITHMS.items() if kind.has_head and not kind.has_rounds}
 _CELL = ("scenario", "algorithm", "closing", "seed")
 _OF_REPORT = (
     "seconds_to_target",
@@ -30,6 +33,9 @@ _OF_REPORT = (
     "idle_fraction",
     "finished_fraction",
     "max_staleness",
+    "wasted_fraction",
+    "sample_skew",
+    "least_share",
     "bytes_sent",
     "error",
 )
@@ -73,6 +79,9 @@ class Summary:
     waiting_fraction: float | None
     exchanging_fraction: float | None
     bytes_sent: float | None
+    wasted_fraction: float | None
+    sample_skew: float | None
+    least_share: float | None
 
     @property
     def label(self) -> str:
@@ -166,6 +175,9 @@ def _summary(runs: Sequence[Result], barrier: Sequence[Result]) -> Summary:
         samples_needed=_samples_needed(runs, barrier),
         **_shares_of_time(runs),
         bytes_sent=_median(runs, "bytes_sent"),
+        wasted_fraction=_median(runs, "wasted_fraction"),
+        sample_skew=_median(runs, "sample_skew"),
+        least_share=_median(runs, "least_share"),
     )
 
 
@@ -224,6 +236,25 @@ def seconds_text(seconds: float | None) -> str:
 def failures(results: Sequence[Result]) -> list[str]:
     """A sentence for each run that failed."""
     return [f"{result.cell.key}: failed: {error}" for result in results if (error := result.report.get("error"))]
+
+
+def remarks(results: Sequence[Result], summaries: Sequence[Summary]) -> list[str]:
+    """Sentences without which the table would be read wrongly."""
+    said = []
+    limits = {result.report["config"].get("max_rounds") for result in results} - {None}
+    updates = sorted({entry.algorithm for entry in summaries if entry.algorithm in COUNT_UPDATES})
+    if limits and updates and any(entry.algorithm not in COUNT_UPDATES for entry in summaries):
+        said.append(
+            f"--max-rounds {limits.pop()} is not the same work for all: a round of {', '.join(updates)} is one gradient of one worker, "
+            "a round of the others one of each peer. Compare them over samples or by time."
+        )
+    for entry in summaries:
+        if entry.wasted_fraction and entry.sample_skew is not None and entry.least_share is not None:
+            told = f"{entry.label} in scenario {entry.scenario}: steps dropped {entry.wasted_fraction:.1%} of all gradients"
+            said.append(
+                f"{told}; samples of a peer in updates, {entry.least_share:.2f} to {entry.sample_skew:.2f} of its fair share."
+            )
+    return said
 
 
 def digits(value: float) -> str:

@@ -47,6 +47,7 @@ class Conversation:
         self.asked: dict[int, int] | None = None  # who began to send, and of which round; None: nobody wants to know
         self.refusals: list[tuple[int | None, str, str]] = []
         self.spans: PeerSpans | None = None
+        self.needed: Callable[[int], str] = lambda peer: ""  # what a peer is called without which this one can't go on
         self._talk = Talk(
             peer,
             schedule,
@@ -116,7 +117,10 @@ class Conversation:
         """That peer missed the deadline of an exchange."""
         if self._talk.missed(peer):
             silent = event("neighbor-silent", neighbor=peer, round=self.round)
-            log.warning("peer %d goes on without peer %d, which is silent", self.peer, peer, extra=silent)
+            goes_on = (
+                f"can't go on without {called}" if (called := self.needed(peer)) else f"goes on without peer {peer}"
+            )
+            log.warning("peer %d %s, which is silent", self.peer, goes_on, extra=silent)
             self._watch.silent(peer)
 
     # what this peer hears: the Listener of the transport
@@ -147,7 +151,8 @@ class Conversation:
         self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
         if not self._hangs_up and self._talk.link_down(peer):
             lost = event("link-lost", neighbor=peer, reason=reason)
-            log.warning("peer %d lost its link to peer %d: %s", self.peer, peer, reason, extra=lost)
+            called = self.needed(peer) or f"peer {peer}"
+            log.warning("peer %d lost its link to %s: %s", self.peer, called, reason, extra=lost)
         self.stirred.set()
 
     def on_refused(self, peer: int | None, field: str, sentence: str) -> None:

@@ -20,7 +20,7 @@ from peer.daemon.counts import PeerMetrics
 from peer.daemon.evaluation import Evaluation
 from peer.daemon.lag import LoopLag
 from peer.daemon.player import RoundPlayer
-from peer.daemon.playing import Rules, Stopped
+from peer.daemon.playing import ASKED, Rules, Stopped
 from peer.daemon.readings import Readings, identity
 from peer.daemon.status import neighbors_of, status_reply
 from peer.daemon.watch import Watch
@@ -122,6 +122,7 @@ class Peer:
             round_timeout=self.config.round_timeout,
             idle=parts.algorithm.idle_peers,
         )
+        said.needed = parts.algorithm.needed
         rules = Rules(InFlight(self.config.in_flight), self.config.round_timeout, PRESETS[self.config.preset])
         self._player = RoundPlayer(parts.algorithm, parts.schedule, parts.trainer, transport, said, rules)
         if self.spans is not None:
@@ -148,7 +149,7 @@ class Peer:
         """End training as soon as possible and say goodbye. May be called again."""
         self._released.set()
         if not self.stop_reason:
-            self.stop_reason = f"asked: {reason}"
+            self.stop_reason = ASKED + reason
         if self._player is not None:
             self._player.request_stop()
 
@@ -195,9 +196,8 @@ class Peer:
             self._evaluation.start()
         timer = None
         if self.config.max_seconds is not None:
-            timer = self._loop.call_later(
-                self.config.max_seconds, self._limit, f"{self.config.max_seconds:g} s are over"
-            )
+            over = f"{self.config.max_seconds:g} s are over"
+            timer = self._loop.call_later(self.config.max_seconds, self._limit, over)
         try:
             most = max_rounds(self.config, self.peer)
             while most is None or said.round < most:

@@ -91,6 +91,7 @@ class RoundPlayer:
     def request_stop(self) -> None:
         """End the current round as soon as possible; `play` raises Stopped."""
         self._stop = True
+        self._gathering.abandon()  # who waits for an answer gets none
         self._settled.set()
         self._said.stirred.set()
 
@@ -282,8 +283,7 @@ class RoundPlayer:
 
     def _open(self, round: int, effect: Exchange) -> UnderWay:
         assert not (effect.atomic and (effect.into or effect.take)), "an atomic exchange may be lost without harm"
-        under_way = UnderWay(time.monotonic())
-        key = ExchangeKey(round, effect.phase)
+        under_way, key = UnderWay(time.monotonic()), ExchangeKey(round, effect.phase)
         for peer in sorted({*effect.send, *effect.receive}):
             takes_part, why = self._said.directory.takes_part(peer, round)
             if not takes_part:

@@ -14,6 +14,9 @@ from peer.gossip.round import Timing
 from peer.training.accumulator import InFlight
 from peer.transport.base import ExchangeHandle
 
+#: How the reason begins why a peer stopped that was told to.
+ASKED = "asked: "
+
 
 class Stopped(Exception):
     """The peer was asked to stop in the middle of a round; the round is abandoned."""

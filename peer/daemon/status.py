@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from peer.accounts.summary import PeerSummary
+from peer.assembly import head_of
 from peer.config import Config
 from peer.daemon.conversation import Conversation
 from peer.transport.base import Traffic
@@ -33,6 +34,7 @@ def status_reply(
         fingerprint=fingerprint,
         metrics_port=max(metrics_port, 0),
         neighbors=neighbors,
+        head=head_of(config),
     )
     reply.rounds_by_reason.update(summary.rounds_by_reason)
     for name in _SAME_IN_SUMMARY:

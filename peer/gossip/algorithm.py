@@ -261,6 +261,12 @@ class Algorithm(ABC):
         """Whether all that comes from that peer is for a `Gather`."""
         return False
 
+    def needed(self, peer: int) -> str:
+        """What that peer is called if this one can't complete a round without it; else nothing."""
+        if self.has_head:
+            return f"its head, peer {peer}" if peer == self.state.central.head else ""
+        return f"peer {peer}" if self.delivery is Delivery.EVERY_MESSAGE else ""
+
     def is_patient_with(self, peer: int) -> bool:
         """Whether that peer is waited for as long as a round may last: slow is not lost, and a dead link ends it at once."""
         return self.delivery is Delivery.EVERY_MESSAGE

@@ -20,14 +20,17 @@ def simulate(
     *,
     exact: bool = False,
     num_parameters: int = 50_826,
+    begins: Callable[[], object] = lambda: None,
     progress: Callable[[Simulation], None] = lambda simulation: None,
 ) -> dict[str, Any]:
-    """The report of a run, like that of `up` with virtual seconds, and what simulating took (`simulation`). Raises Fatal."""
+    """The report of a run, like that of `up` with virtual seconds, and what simulating took (`simulation`). begins: called when nothing of
+    the config can be refused any more. Raises Fatal."""
     torch.set_num_threads(1)
     started = time.monotonic()
     try:
         _check(config)
         simulation = Simulation(config, exact=exact, num_parameters=num_parameters, progress=progress)
+        begins()
         simulation.run()
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None

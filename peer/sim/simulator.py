@@ -196,9 +196,11 @@ class Simulation:
 
     def broken(self, peer: SimPeer, error: RoundBroken) -> None:
         """As a real run: somebody who said goodbye ends it, somebody who was lost breaks it."""
-        if not peer.talk.directory.has_left(error.peer):
+        if peer.talk.directory.has_left(error.peer):
+            self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
+        else:
             self.failure = Fatal(ExitCode.LOST, error.sentence(self.config.algorithm))
-        self._limit(f"peer {error.peer} left, and {self.config.algorithm} needs {error.needs}")
+            self._limit(self.failure.sentence)
         self.agenda.stopped = True
 
     def diverged(self, peer: Accumulating) -> bool:

@@ -36,12 +36,18 @@ class MasterOptimizer:
         self._sizes = [p.numel() for p in self._params]
         self._optimizer = task.optimizer(named, name, lr)
         self._plain = alike and name == "sgd"
+        self.is_builtin = alike  # not the task's own
         self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
 
     @property
     def is_plain_sgd(self) -> bool:
         """Whether a step is x - lr g with one lr for all parameters."""
         return self._plain
+
+    @property
+    def scales_with_gradient(self) -> bool:
+        """Whether a step from half the gradient is half as long: of torch's, SGD, with or without momentum, and no other."""
+        return isinstance(self._optimizer, torch.optim.SGD)
 
     @property
     def num_params(self) -> int:

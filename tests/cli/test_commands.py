@@ -60,6 +60,20 @@ def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--peers 8 --topology equidyn", "8 peers, dpsgd on topology equidyn, "),
+        ("--peers 3 --topology star", "3 peers, dpsgd on a star, "),
+        ("--peers 5 --topology complete", "5 peers, dpsgd on topology complete, "),
+    ],
+)
+def test_a_run_is_described_in_words(grapevine: Grapevine, words: str, line: str) -> None:
+    done = grapevine("simulate", "--task", "timing", "--max-rounds", "1", *words.split())
+    assert done.code == 0, done.err
+    assert done.out.startswith(line)
+
+
+@pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
         (["up", "--algorithm", "dspgd"], 2, "--algorithm: unknown algorithm 'dspgd'; did you mean dpsgd?"),
@@ -83,6 +97,14 @@ def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
             ["up", "--algorithm", "noloco", "--outer-momentum", "0.9"],
             2,
             "--consensus-step: with --outer-momentum 0.9 and 8 peers noloco drives them apart from 0.436 on",
+        ),
+        (["up", "--algorithm", "diloco", "--outer-lr", "inf"], 2, "--outer-lr: input should be a finite number, not"),
+        (["up", "--lr", "inf"], 2, "--lr: input should be a finite number, not"),
+        (["up", "--wire-dtype", "top-k"], 2, "for instance top-k:0.1, not 'top-k'\n"),
+        (
+            ["simulate", "--algorithm", "sync-sgd", "--topology", "ring", "--max-rounds", "1"],
+            2,
+            "--topology star, not ring",
         ),
         (["up", "--base-k", "2"], 2, "--base-k: ring has none; it is for --topology base"),
         (["plan", "--degree", "3"], 2, "--degree: ring has none; it is for --topology random-regular"),
@@ -126,6 +148,7 @@ def test_bad_input_is_one_sentence_and_an_exit_code(
     assert sentence in done.err
     assert "Traceback" not in done.err
     assert done.err.count("\n") == 1
+    assert "simulated" not in done.out, "what is refused does not begin"
 
 
 def test_what_goes_wrong_is_said_in_the_format_that_was_asked_for(

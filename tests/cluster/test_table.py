@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from peer.cluster.live import Frame
-from peer.cluster.table import LAYOUTS, SECONDS, SHARES, PeersTable, Row, amount, hear, number
+from peer.cluster.table import HEAD, LAYOUTS, LEAST_MARKED, SECONDS, SHARES, PeersTable, Row, amount, hear, number
 from peer.wire.gossip_pb2 import Neighbor, State, StatusReply
 
 
@@ -71,21 +71,50 @@ def test_who_does_not_answer_keeps_what_is_known() -> None:
     assert two.split()[:4] == ["2", "-", "-", "-"]
 
 
-@pytest.mark.parametrize("width", [40, 58, 79, 80, 109, 110, 140])
-def test_it_fits(width: int) -> None:
+def test_a_head_is_marked_and_one_that_only_steps_is_not_as_if_it_were_dead() -> None:
+    """Peer 1 is the head: it takes 25 steps a second and computes nothing, so it has no time of a trainer."""
+    rows: dict[int, Row] = {}
+    for seconds in (10.0, 14.0):
+        only_steps = StatusReply(
+            peer=1, head=1, pid=7, state=State.STATE_TRAINING, seconds=seconds, train_loss=math.nan
+        )
+        only_steps.round = int(25 * seconds)
+        hear(rows, {0: status(0, seconds, head=1), 1: only_steps})
+    for width in (64, 80, 110):
+        worker, head = drawn(rows, width)[1:3]
+        assert head.split()[:5] == ["head", "1", "350", "-", "-"]
+        assert "25 steps/s" in head
+        assert "0%" not in head
+        assert worker.split()[:2] == ["0", "140"]
+    computing = {0: Row(0)}
+    computing[0].heard(status(0, head=0, samples_started=1000))
+    assert drawn(computing, 80)[1].split()[:2] == ["head", "0"]
+    assert "50%" in drawn(computing, 80)[1]
+    nobodys = {0: Row(0)}
+    nobodys[0].heard(status(0))
+    assert "head" not in "".join(drawn(nobodys, 110))
+
+
+@pytest.mark.parametrize("head", [None, 101])
+@pytest.mark.parametrize("width", [40, 45, 58, 79, 80, 109, 110, 140])
+def test_it_fits(width: int, head: int | None) -> None:
     rows: dict[int, Row] = {}
     big = {"round": 999_999, "train_loss": 0.1234, "max_staleness": 99, "bytes_sent": 123_456_789_000}
     for peer in range(100, 104):
         reply = status(peer, 1000.0, samples=99_999_000, finished_fraction=1.0, **big)
+        if head is not None:
+            reply.head = head
         reply.neighbors.extend(Neighbor(peer=j, state="alive") for j in range(100, 120))
         hear(rows, {peer: reply})
     lines = drawn(rows, width)
     assert all(len(text.rstrip()) <= width for text in lines)
     assert "…" not in "".join(lines[:-1]), "something was cut"
-    columns = next(layout.columns for least, layout in LAYOUTS.items() if width >= least)
+    room = width - len(HEAD) * (head is not None and width >= LEAST_MARKED)
+    columns = next(layout.columns for least, layout in LAYOUTS.items() if room >= least)
     for name in columns:
         assert name in lines[0]
-    assert ("neighbours" in lines[0]) == (width >= 80)
+    assert ("head 101" in lines[2]) == (head is not None and width >= LEAST_MARKED)
+    assert ("neighbours" in lines[0]) == (room >= 80)
 
 
 def test_a_bar_is_filled_and_is_told_without_colours_and_without_blocks() -> None:

@@ -284,6 +284,51 @@ def test_a_ring_that_loses_a_peer_tells_what_was_measured_until_then(tmp_path: P
     assert "failed" in out
 
 
+@pytest.mark.parametrize("algorithm", ["sync-sgd", "async-sgd"])
+def test_a_head_that_is_killed_is_named_as_the_reason_by_everybody(algorithm: str, tmp_path: Path) -> None:
+    words = ["--peers", "3", "--algorithm", algorithm, "--max-seconds", "40", "--chunk-seconds", "0.002", "--head", "1"]
+    result, out, err = signalled(tmp_path / "report.json", words, 1, signal.SIGKILL, code=5)
+    reason = f"peer 1 died (killed by signal 9); {algorithm} needs its head"
+    assert result["error"] == result["stop_reason"]
+    assert result["error"].startswith(reason)
+    assert [row["peer"] for row in result["peers"]] == [0, 2]
+    assert all(reason in row["stop_reason"] for row in result["peers"])
+    for worker in (0, 2):
+        assert re.search(rf"peer {worker} .*its head, peer 1", err), err
+    assert "goes on without" not in err
+    assert (result["rounds"] is None) == (result["max_staleness"] is None) == (algorithm == "async-sgd")
+    assert ("–" in out) == (algorithm == "async-sgd")
+    assert "workers' mean" in out
+
+
+def test_gradients_that_were_never_applied_are_not_in_updates(tmp_path: Path) -> None:
+    """30 updates of 16 samples, while about 50 gradients were computed; and who is done goes on without nobody."""
+    report = tmp_path / "report.json"
+    words = ["--peers", "4", "--algorithm", "async-sgd", "--simulate-staleness", "20", "--max-rounds", "30"]
+    with warm("up", *words, "--chunk-seconds", "0.01", "--report", str(report)) as process:
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+    result = json.loads(report.read_text())
+    assert (result["rounds"], result["samples"]) == (30, 480)
+    assert sum(row["samples_started"] for row in result["peers"]) >= 50 * 16
+    for row in result["peers"]:
+        assert row["samples_started"] == row["samples"] + row["samples_abandoned"]
+    assert "goes on without" not in err
+
+
+def test_a_head_that_is_told_to_stop_is_why_the_run_ended(tmp_path: Path) -> None:
+    words = ["--peers", "3", "--algorithm", "sync-sgd", "--max-seconds", "40", "--chunk-seconds", "0.002"]
+    result, _, _ = signalled(tmp_path / "report.json", words, 0, signal.SIGTERM)
+    assert result["error"] is None
+    assert result["wall_seconds"] < 40
+    assert result["stop_reason"] == "peer 0 was told to stop (SIGTERM), and sync-sgd needs its head"
+    assert {row["stop_reason"] for row in result["peers"]} == {
+        "asked: SIGTERM",
+        "peer 0 left, and sync-sgd needs its head",
+    }
+
+
 def test_a_run_whose_gradients_are_all_nan_tells_what_was_measured(grapevine: Grapevine, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     words = ["up", "--peers", "2", "--task", "tests.daemon.tasks:Hopeless", "--batch-size", "8", "--chunks", "2"]
@@ -422,6 +467,26 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
     report = json.loads((tmp_path / "0.json").read_text())
     assert report["rounds"] >= 1
     assert report["stop_reason"] == "asked: SIGINT"
+
+
+def test_a_standalone_worker_writes_its_report_when_the_head_has_died(tmp_path: Path) -> None:
+    report, ports = tmp_path / "1.json", free_ports(2)
+    common = ["peer", "--peers", "2", "--algorithm", "sync-sgd", "--chunk-seconds", "0.002", "--metrics-port", "-1"]
+    common += [word for port in ports for word in ("--address", f"127.0.0.1:{port}")]
+    with (
+        warm(*common, "--peer", "0", "--listen", f"127.0.0.1:{ports[0]}") as head,
+        warm(*common, "--peer", "1", "--listen", f"127.0.0.1:{ports[1]}", "--report", str(report)) as worker,
+    ):
+        wait_for(worker, "training")
+        os.kill(head.pid, signal.SIGKILL)
+        out, err = worker.communicate(timeout=DONE_WITHIN)
+        assert worker.returncode == 5, out + err
+    said = json.loads(report.read_text())
+    assert said["error"] == said["stop_reason"]
+    assert "sync-sgd needs its head" in said["error"]
+    assert f"grapevine: {said['error']}" in err
+    assert "its head, peer 0" in err
+    assert said["samples_started"] >= said["samples"]
 
 
 def test_an_occupied_port_is_exit_code_three() -> None:

@@ -179,5 +179,13 @@ def test_the_headline_says_what_there_is_to_say() -> None:
     assert said(made(seconds=None, config={"peers": 2})) == "These runs had no target loss."
 
 
+def test_the_page_says_that_rounds_are_not_the_same_work(tmp_path: Path) -> None:
+    limited = {"peers": 4, "max_rounds": 15}
+    results = [made(algorithm=name, seconds=None, config=limited) for name in ("async-sgd", "dpsgd")]
+    page = next(path for path in write_comparison(tmp_path, results) if path.name == "report.html").read_text()
+    assert "--max-rounds 15 is not the same work for all" in page
+    assert "it is the head" in page
+
+
 def test_elements_escape_texts_and_attributes_but_not_elements() -> None:
     assert element("p", element("b", "<"), "&", class_='"') == '<p class="&quot;"><b>&lt;</b>&amp;</p>'

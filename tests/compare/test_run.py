@@ -314,3 +314,25 @@ def test_a_failed_run_is_told_in_the_terminal_and_on_the_page(grapevine: Grapevi
     assert "ring-all-reduce needs every peer" in page
     assert "2 runs failed" in page
     assert "missed the target" not in page
+
+
+def test_options_that_only_some_methods_have_can_be_compared_and_their_costs_are_told(
+    grapevine: Grapevine, tmp_path: Path
+) -> None:
+    words = ["compare", "--simulate", "--peers", "4", "--seeds", "1", "--max-rounds", "5", "--closings", "barrier"]
+    done = grapevine(*words, "--algorithms", "sync-sgd", "--backup-workers", "1", "--out", str(tmp_path / "backups"))
+    assert done.code == 0, done.err
+    assert "steps dropped 25.0% of all gradients" in " ".join(done.out.split())
+    lines = (tmp_path / "backups" / "results.csv").read_text().splitlines()
+    values = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert (values["wasted_fraction"], values["least_share"]) == ("0.25", "0.0")
+    assert float(values["sample_skew"]) == pytest.approx(4 / 3)
+    assert "steps dropped 25.0% of all gradients" in (tmp_path / "backups" / "report.html").read_text()
+    done = grapevine(*words, "--algorithms", "async-sgd,sync-sgd", "--head", "2", "--out", str(tmp_path / "heads"))
+    assert done.code == 0, done.err
+    reports = [json.loads(file.read_text())["report"] for file in (tmp_path / "heads" / "cells").glob("*.json")]
+    configs = {report["config"]["algorithm"]: report["config"] for report in reports}
+    assert {(name, made["head"], made["head_computes"]) for name, made in configs.items()} == {
+        ("async-sgd", 2, False),
+        ("sync-sgd", 2, True),
+    }

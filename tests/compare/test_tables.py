@@ -13,7 +13,17 @@ import pytest
 from rich.console import Console
 
 from peer.compare.results import Result
-from peer.compare.tables import COLUMNS, digits, median_run, row, summarise, summary_lines, write_csv, write_json
+from peer.compare.tables import (
+    COLUMNS,
+    digits,
+    median_run,
+    remarks,
+    row,
+    summarise,
+    summary_lines,
+    write_csv,
+    write_json,
+)
 from tests.compare.made import made
 
 
@@ -105,3 +115,24 @@ def test_csv_and_json_hold_one_equal_row_a_run(tmp_path: Path) -> None:
 
 def test_digits_never_use_an_exponent() -> None:
     assert [digits(x) for x in (0.123, 9.876, 56.78, 1234.5)] == ["0.12", "9.88", "56.8", "1,234"]
+
+
+def test_remarks_say_what_the_table_does_not() -> None:
+    """Rounds that are different amounts of work, and what backup workers cost."""
+    limited = {"peers": 4, "max_rounds": 15}
+    both = [
+        made(algorithm="async-sgd", closing="none", seconds=None, config=limited),
+        made(seconds=None, config=limited),
+    ]
+    (said,) = remarks(both, summarise(both))
+    assert said.startswith("--max-rounds 15 is not the same work for all: a round of async-sgd is one gradient")
+    assert remarks(both[:1], summarise(both[:1])) == remarks(by_hand(), summarise(by_hand())) == []
+    costs: dict[str, Any] = {"wasted_fraction": 0.25, "sample_skew": 4 / 3, "least_share": 0.0}
+    backups = [made(algorithm="sync-sgd", closing="barrier", **costs)]
+    (said,) = remarks(backups, summarise(backups))
+    assert said == (
+        "sync-sgd barrier in scenario none: steps dropped 25.0% of all gradients; "
+        "samples of a peer in updates, 0.00 to 1.33 of its fair share."
+    )
+    assert {name: row(backups[0])[name] for name in costs} == costs
+    assert costs.keys() <= set(COLUMNS)

@@ -174,6 +174,13 @@ async def test_ad_psgd_goes_on_without_a_dead_peer_and_averages_with_the_living(
         assert sum(after) > 0.3 * len(after) > 5, "it averages with the living"
 
 
+def test_a_tasks_own_sgd_may_have_the_staleness_aware_learning_rate() -> None:
+    made = config(algorithm="async-sgd", task="tests.gossip.tasks:OwnOptimizer", staleness_aware_lr=True)
+    task = load_task(made.task)
+    model = make_model(made, task)
+    assert make_optimizer(made, task, model, model.vector).scales_with_gradient
+
+
 async def test_ad_psgd_asks_again_whoever_was_silent_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answering end speaks of its own accord to nobody, so that nobody hears that it is back."""
     monkeypatch.setitem(PRESETS, "local", replace(PRESETS["local"], least=0.2, most=0.6))
@@ -226,6 +233,10 @@ async def test_ad_psgd_asks_again_whoever_was_silent_for_a_while(monkeypatch: py
             {"algorithm": "async-sgd", "optimizer": "adam", "staleness_aware_lr": True},
             "adam divides the scale out again",
         ),
+        (
+            {"algorithm": "async-sgd", "task": "tests.gossip.tasks:OwnRMSprop", "staleness_aware_lr": True},
+            "the optimizer that tests.gossip.tasks:OwnRMSprop brings along divides the scale out again",
+        ),
         ({"algorithm": "ad-psgd", "closing": "barrier"}, "ad-psgd has no rounds that could be closed"),
         ({"algorithm": "ad-psgd", "in_flight": "drain"}, "with nothing in flight"),
         ({"algorithm": "ad-psgd", "wire_dtype": "fp16"}, "nobody has shown that it converges"),
@@ -234,6 +245,8 @@ async def test_ad_psgd_asks_again_whoever_was_silent_for_a_while(monkeypatch: py
         ({"head": 1}, "--head: it is for sync-sgd and async-sgd, and means nothing with dpsgd"),
         ({"head_computes": False}, "--head-computes: it is for sync-sgd, and"),
         ({"backup_workers": 1}, "--backup-workers: it is for sync-sgd"),
+        ({"algorithm": "async-sgd", "backup_workers": 1}, "^--backup-workers: it is for sync-sgd"),
+        ({"algorithm": "ad-psgd", "backup_workers": 1}, "^--backup-workers: it is for sync-sgd"),
     ],
 )
 def test_what_it_is_not_correct_under_is_refused_with_the_reason(values: dict[str, object], sentence: str) -> None:

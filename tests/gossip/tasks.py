@@ -14,3 +14,10 @@ from tests.daemon.tasks import Linear
 class OwnOptimizer(Linear):
     def optimizer(self, params: Mapping[str, nn.Parameter], name: str, lr: float) -> Optimizer:
         return torch.optim.SGD(list(params.values()), lr=lr, weight_decay=0.01)
+
+
+class OwnRMSprop(Linear):
+    """Its steps are as long whatever the gradient is scaled by."""
+
+    def optimizer(self, params: Mapping[str, nn.Parameter], name: str, lr: float) -> Optimizer:
+        return torch.optim.RMSprop(list(params.values()), lr=lr)

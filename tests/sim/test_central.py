@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from peer.assembly import make_model, make_optimizer, make_shares
+from peer.cluster import live
 from peer.exit_codes import ExitCode
 from peer.gossip.closing import CLOSINGS
 from peer.sim.play import simulate
@@ -115,11 +119,32 @@ def test_the_wasted_share_is_that_of_the_backups_and_slow_peers_are_chosen_less(
     used = {row["peer"]: row["samples"] for row in report["peers"] if computes or row["peer"]}
     assert sum(used.values()) == 60 * 8 * (len(used) - backups)
     assert min(used, key=lambda peer: used[peer]) == 3
-    assert report["sample_skew"] is None or report["sample_skew"] > 1.5
+    fair = 60 * 8 * (len(used) - backups) / len(used)
+    assert report["sample_skew"] == pytest.approx(max(used.values()) / fair)
+    assert report["least_share"] == pytest.approx(used[3] / fair)
+    assert report["least_share"] < 0.8
+    shares = [row["sample_share"] for row in report["peers"] if row["sample_share"] is not None]
+    assert sum(shares) == pytest.approx(1)
+    assert len(shares) == len(used)
     assert report["samples_dropped"] > 0
     for row in report["peers"]:
         fates = [row[f"samples{name}"] for name in ("", "_redone", "_nonfinite", "_dropped", "_abandoned")]
         assert row["samples_started"] == sum(fates)
+
+
+def test_a_peer_that_is_never_used_is_a_skew_too() -> None:
+    """All alike, so that ties go by id: the last is dropped in every round, which no ratio to its samples could say."""
+    report = simulate(config(algorithm="sync-sgd", backup_workers=1, max_rounds=20, chunk_seconds=0.01))
+    assert [row["sample_share"] for row in report["peers"]] == [pytest.approx(1 / 3)] * 3 + [0.0]
+    assert report["sample_skew"] == pytest.approx(4 / 3)
+    assert report["least_share"] == 0.0
+    console = Console(record=True, width=140, file=StringIO())
+    console.print(live.summary(report, None))
+    text = console.export_text()
+    assert re.search(r"wasted share +25\.0%", text)
+    assert re.search(r"sample skew +1\.33 .*never used: peer 3", text)
+    assert "the head's model" in text
+    assert "mean model" not in text
 
 
 def test_backups_do_not_wait_for_the_slowest() -> None:
@@ -144,6 +169,11 @@ def test_a_dead_head_ends_the_run_and_a_dead_worker_does_not(tmp_path: Path, clo
     assert report["error"].startswith("peer 0 was lost in the middle of a round")
     assert "sync-sgd needs its head" in report["error"]
     assert report["simulation"]["exit_code"] == ExitCode.LOST
+    assert report["stop_reason"] == report["error"]
+    console = Console(record=True, width=140, file=StringIO())
+    console.print(live.summary(report, None))
+    assert "workers' mean: the head died" in console.export_text()
+    assert [row["stop_reason"] for row in report["peers"]] == ["crashed", *[report["error"]] * 3]
     file.write_text("[[crash]]\npeer = 2\nat = 4\n")
     run = Simulation(config(**settings, scenario=str(file)))
     run.run()

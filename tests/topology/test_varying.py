@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from topology import RandomPairsSchedule, Schedule, TopologyError, build_varying
 from topology.base_graph import base_graph
 from topology.varying import EquiDynSchedule, PeriodicSchedule, basis_rho, pairs_of_shift
 
+ALGORITHMS = Path(__file__).parents[2] / "docs" / "algorithms.md"
 Matrix = NDArray[np.float64]
 
 
@@ -104,6 +107,13 @@ def test_equidyns_rate_hardly_depends_on_the_number_of_peers() -> None:
         assert schedule.base(0).max_degree <= 2 * len(schedule.basis) <= 4 * np.ceil(np.log2(n))
 
 
+def test_the_factors_that_the_documents_name() -> None:
+    factors = {n: f"{EquiDynSchedule(n, seed=0).contraction:.2f}" for n in (2, 8, 64, 256)}
+    assert factors == {2: "0.25", 8: "0.55", 64: "0.67", 256: "0.72"}
+    row = next(line for line in ALGORITHMS.read_text().splitlines() if line.startswith("| `equidyn` | 0 or 1"))
+    assert "times 0.25 (N = 2), 0.55 (8), 0.67 (64), 0.72 (256) a round" in row
+
+
 def test_equidyn_reaches_that_rate() -> None:
     schedule = EquiDynSchedule(16, seed=0)
     x = np.random.default_rng(0).normal(size=(16, 400))
@@ -145,7 +155,7 @@ def test_random_pairs_are_matchings_of_all_peers_each_as_likely(n: int) -> None:
 @pytest.mark.parametrize(
     ("name", "n", "k", "sentence"),
     [
-        ("base", 1, None, "1 peers is too few"),
+        ("base", 1, None, "1 peer is too few"),
         ("base", 4, 4, "--base-k: 4 is not between 1 and 3"),
         ("base", 4, 0, "--base-k: 0 is not between 1 and 3"),
         ("equidyn", 4, 2, "--base-k: equidyn has none"),
