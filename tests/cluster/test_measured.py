@@ -44,6 +44,7 @@ TOLD = {
     "rounds_by_reason": {"quota": 7},
     "edges_lost": {"link_down": 1},
     "bytes_sent": 1000,
+    "samples_of_workers": {},
 }
 
 

@@ -33,8 +33,11 @@ def test_a_peer_dies_at_the_time_in_the_script_and_the_others_go_on(grapevine: G
         assert bool(peer["edges_lost"]) == (peer["peer"] in (1, 3))
 
 
-def test_a_slow_network_costs_a_ring_its_latency_in_every_phase(grapevine: Grapevine, tmp_path: Path) -> None:
-    """Four peers, six phases of 30 ms: 0.18 s a round, though computing takes next to nothing."""
+@pytest.mark.parametrize(("wire", "steps"), [("fp32", 2), ("bf16", 6)])
+def test_a_slow_network_costs_a_ring_its_latency_in_every_step(
+    grapevine: Grapevine, tmp_path: Path, wire: str, steps: int
+) -> None:
+    """Four peers: small vectors travel whole, N / 2 steps, or as shards, 2 (N - 1) of 30 ms, though computing takes next to nothing."""
     slow = "[network]\nlatency = '30ms'\nbandwidth = '1Gbit/s'\n"
     words = (
         "--peers",
@@ -47,11 +50,13 @@ def test_a_slow_network_costs_a_ring_its_latency_in_every_phase(grapevine: Grape
         "0.001",
         "--max-rounds",
         "8",
+        "--wire-dtype",
+        wire,
     )
     report = up(grapevine, tmp_path, slow, *words)
     for peer in report["peers"]:
         assert len(peer["timeline"]) == 8
-        assert peer["timeline"][-1][-1] >= 8 * 6 * 0.03 - 0.03, "a pass needs six messages, one after the other"
+        assert peer["timeline"][-1][-1] >= (8 * steps - 1) * 0.03, "one message after the other"
 
 
 def test_what_only_a_simulator_can_play_is_refused_before_a_process_starts(
