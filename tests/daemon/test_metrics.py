@@ -137,7 +137,8 @@ async def test_the_parts_of_a_round_do_not_overlap_and_add_up_to_wall_time(optio
 
 @pytest.mark.parametrize("algorithm", ["dpsgd", "ring-all-reduce"])
 async def test_under_a_barrier_everybody_waits_for_the_straggler(algorithm: str) -> None:
-    rig = Rig(config(algorithm=algorithm, closing="barrier", max_rounds=15, chunk_seconds=0.004, straggler=("3=4x",)))
+    """Mostly: on a busy machine somebody else is late now and then. What exactly is counted is tested in virtual time."""
+    rig = Rig(config(algorithm=algorithm, closing="barrier", max_rounds=8, chunk_seconds=0.004, straggler=("3=9x",)))
     await rig.run()
     for peer in rig.peers[:3]:
         page = told(peer.metrics)
@@ -146,10 +147,10 @@ async def test_under_a_barrier_everybody_waits_for_the_straggler(algorithm: str)
             by_peer = {j: seconds for (j, of), seconds in waited.items() if of == activity}
             assert set(by_peer) <= {"0", "1", "2", "3"} - {str(peer.peer)}
             assert sum(by_peer.values()) == pytest.approx(activities[activity,], abs=0.01)
-        assert waited["3", "waiting"] > 0.9 * activities["waiting",] > 0
+        assert waited["3", "waiting"] > 0.7 * activities["waiting",] > 0
         assert page["grapevine_rounds_closed_first_total"].get(("3",), 0) <= 2
     straggler = told(rig.peers[3].metrics)["grapevine_activity_seconds_total"]
-    assert straggler["waiting",] < 0.1 * straggler["computing",]
+    assert straggler["waiting",] < 0.25 * straggler["computing",]
 
 
 async def test_the_fastest_closes_first_and_chunks_have_one_fate() -> None:
