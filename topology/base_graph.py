@@ -22,7 +22,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from topology.graph import Edge, TopologyError
+from topology.graph import Edge, TopologyError, check_enough
 
 #: Of one round: weight by edge i < j.
 Weights = dict[Edge, float]
@@ -30,8 +30,7 @@ Weights = dict[Edge, float]
 
 def base_graph(num_peers: int, k: int) -> list[Weights]:
     """The rounds of the Base-(k+1) graph, after which everybody has the mean. Raises TopologyError."""
-    if num_peers < 2:
-        raise TopologyError(f"base: {num_peers} peer{'s' * (num_peers != 1)} is too few; a topology needs at least 2")
+    check_enough("base", num_peers)
     if not 1 <= k < num_peers:
         raise TopologyError(
             f"--base-k: {k} is not between 1 and {num_peers - 1} for {num_peers} peers; it is how many others a peer talks to in a round"

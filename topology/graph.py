@@ -38,6 +38,12 @@ class TopologyError(ValueError):
     """A topology, or a schedule on it, that can't be: one sentence that names the repair."""
 
 
+def check_enough(name: str, num_peers: int) -> None:
+    """Raises TopologyError if there is nobody to talk to."""
+    if num_peers < 2:
+        raise TopologyError(f"{name}: {num_peers} peer{'s' * (num_peers != 1)} is too few; a topology needs at least 2")
+
+
 @dataclass(frozen=True)
 class Topology:
     """A connected undirected graph. edges: sorted pairs i < j. matchings: set if the source fixed the decomposition.
@@ -52,8 +58,7 @@ class Topology:
     matchings: tuple[Matching, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_peers < 2:
-            raise TopologyError(f"{self.name}: {self.num_peers} peer is too few; a topology needs at least 2")
+        check_enough(self.name, self.num_peers)
         for i, j in self.edges:
             if not 0 <= i < j < self.num_peers:
                 raise TopologyError(
@@ -314,10 +319,7 @@ def build(
     if name in TOPOLOGIES:
         if num_peers is None:
             raise TopologyError(f"{name}: of how many peers? name them with --peers")
-        if num_peers < 2:
-            raise TopologyError(
-                f"{name}: {num_peers} peer{'s' * (num_peers != 1)} is too few; a topology needs at least 2"
-            )
+        check_enough(name, num_peers)
         options = RandomOptions(seed, degree, probability, radius)
         return Topology(name, num_peers, tuple(sorted(TOPOLOGIES[name](num_peers, options))))
     if name.endswith(".json") or "/" in name or os.sep in name or Path(name).is_file():

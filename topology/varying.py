@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from typing import Protocol
 
 from topology.base_graph import Weights, base_graph
-from topology.graph import Matching, Topology, TopologyError, build
+from topology.graph import Matching, Topology, TopologyError, build, check_enough
 from topology.randomness import stable_seed, stable_uniform
 from topology.schedule import RoundPlan, Schedule, digest_of, make_plan
 
@@ -41,8 +41,7 @@ def build_varying(name: str, num_peers: int, *, seed: int = 0, k: int | None = N
     """The schedule of that name in VARYING. k: of `base`, 1 if None. Raises TopologyError."""
     if k is not None and name != "base":
         raise TopologyError(f"--base-k: {name} has none; it is for --topology base")
-    if num_peers < 2:
-        raise TopologyError(f"{name}: {num_peers} peer{'s' * (num_peers != 1)} is too few; a topology needs at least 2")
+    check_enough(name, num_peers)
     if name == "base":
         return PeriodicSchedule(name, num_peers, _frozen(base_graph(num_peers, 1 if k is None else k)))
     if name == "one-peer-exponential":

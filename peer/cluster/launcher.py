@@ -21,6 +21,7 @@ from peer.cluster.line import Line
 from peer.config import Config
 from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.exit_codes import ExitCode, Fatal
+from peer.gossip.algorithm import way_out
 from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
 from peer.logs import event
@@ -126,7 +127,7 @@ class Launcher:
             ):
                 told = f"peer {child.peer} died ({_how(child)})"
                 if child.peer == head and training:
-                    told += f"; {self.config.algorithm} needs its head: restart the run, or use dpsgd or matcha"
+                    told += f"; {way_out(self.config.algorithm, 'its head')}"
                 raise Fatal(ExitCode.LOST, told)
 
     async def stop(self, reason: str, patience: float = PATIENCE) -> None:

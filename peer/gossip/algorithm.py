@@ -164,8 +164,13 @@ class RoundBroken(Exception):
         self.needs = needs
 
     def sentence(self, algorithm: str) -> str:
-        """What ends the run, and what to do. dpsgd and matcha go on whoever is lost."""
-        return f"{self}; {algorithm} needs {self.needs}: restart the run, or use dpsgd or matcha"
+        """What ends the run, and what to do."""
+        return f"{self}; {way_out(algorithm, self.needs)}"
+
+
+def way_out(algorithm: str, needs: str) -> str:
+    """What to do when somebody was lost. dpsgd and matcha go on whoever is."""
+    return f"{algorithm} needs {needs}: restart the run, or use dpsgd or matcha"
 
 
 class Algorithm(ABC):

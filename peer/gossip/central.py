@@ -1,4 +1,4 @@
-"""What methods with a head write beside a vector: whole numbers, in float32."""
+"""Whole numbers that travel beside a vector, in float32: counts of samples, and the clocks of methods with a head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DIGIT = 1 << 24
 
 
 def read_count(sent: Tensor) -> int | None:
-    """The samples of the gradient sum before it; sent: [d + 1]. None if a number is not finite, or the last is no count."""
+    """The number that weighs the sum [d] before it; sent: [d + 1]. None if a number is not finite, or the last is no count."""
     if not is_finite(sent):
         return None
     count = float(sent[-1])

@@ -21,7 +21,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, is_finite, zeros
+from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, zeros
+from peer.gossip.central import read_count
 from peer.gossip.compression import WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Answer, Effect, Exchange, Inbox
@@ -82,7 +83,7 @@ class Ring:
             for lost, reason in inbox.lost.items():
                 raise RoundBroken(lost, reason)
             for j, row in inbox.vectors.items():
-                if not is_finite(row):
+                if read_count(row) is None:
                     raise RoundBroken(j, "corrupt")
         self._total.copy_(rows[0])
         for row in rows[1:]:

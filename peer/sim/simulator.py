@@ -240,9 +240,8 @@ class Simulation:
         for peer in self.peers:
             if not peer.gone:
                 peer.vanish()
-            peer.device.revoke(
-                peer.device.samples.applied - peer.ledger.samples
-            )  # nobody said that they are in an update
+            # Nobody said of these that they are in an update.
+            peer.device.revoke(peer.device.samples.applied - peer.ledger.samples)
         if len(self.dead) == config.peers:
             self.failure = Fatal(ExitCode.LOST, "every peer has died")
             self._limit(self.failure.sentence)

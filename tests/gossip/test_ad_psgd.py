@@ -1,7 +1,7 @@
 """AD-PSGD has no deadlock: every interleaving of small graphs, played with the real scores (Lian et al. 2018, arXiv 1710.06952).
 
 What can happen next is one of: a peer begins a round and chooses a partner; its own gradient is done; a request is taken by a peer that
-computes; the answer arrives; its vote arrives; an edge is lost. Scores are generators and can't be copied, so a state is reached again by
+computes; the answer arrives; its vote arrives; an edge is lost; a partner is known to be away, and another is asked. Scores are generators and can't be copied, so a state is reached again by
 playing its events from the beginning.
 """
 
@@ -75,8 +75,10 @@ class World:
         found: list[Event] = [("lose", i, j)] if self._losses else []
         if isinstance(self._steps[j], Either):
             found.append(("take", i, j))
-        elif isinstance(self._steps[j], Reply) and self._partner(j) == i and (i, j) not in self._votes:
+        if isinstance(self._steps[j], Reply) and self._partner(j) == i and (i, j) not in self._votes:
             found.append(("answer", i, j))
+        elif self._losses:
+            found.append(("away", i, j))
         return found
 
     def happens(self, event: Event) -> None:
@@ -84,12 +86,18 @@ class World:
         mine, theirs = self.peers[i].state.params, self.peers[j].state.params
         if kind == "begin":
             neighbors = (j,) if j >= 0 else ()
-            self._scores[i] = self.peers[i].round(RoundPlan(self.rounds[i], i, neighbors, (0.5,) * len(neighbors), 0.5))
+            instead = tuple(other for other in self._asks[i] if other != j)
+            asked_by = tuple(other for other, asks in self._asks.items() if i in asks)
+            plan = RoundPlan(self.rounds[i], i, neighbors, (0.5,) * len(neighbors), 0.5, (), instead, asked_by)
+            self._scores[i] = self.peers[i].round(plan)
             self._go_on(i, None)
         elif kind == "done":
             nothing = Accumulated(torch.zeros(2), 0, 0, 0.0, (), "quota")
             self._go_on(i, Meanwhile(nothing, Inbox({})))
         elif kind == "take":
+            waiting = self._steps[j]
+            assert isinstance(waiting, Either)
+            assert i in waiting.gather.receive, "whoever may ask is answered"
             self._go_on(j, Meanwhile(None, Inbox({i: mine.clone()})))
         elif kind == "answer":
             self._votes.add((i, j))
@@ -97,6 +105,9 @@ class World:
         elif kind == "vote":
             self._votes.discard((i, j))
             self._go_on(j, Inbox({}))
+        elif kind == "away":
+            self._losses -= 1
+            self._go_on(i, Inbox({}, {j: "suspect"}))
         else:
             self._losses -= 1
             if isinstance(self._steps[j], Reply) and self._partner(j) == i and (i, j) not in self._votes:
@@ -165,6 +176,17 @@ def test_without_the_order_of_ids_there_is_a_deadlock_and_it_is_found() -> None:
     _, stuck = explore({0: (1,), 1: (2,), 2: (0,)}, rounds=1)
     assert stuck
     assert any({("begin", 0, 1), ("begin", 1, 2), ("begin", 2, 0)} <= set(events) for events in stuck)
+
+
+def test_in_the_place_of_who_is_away_another_is_asked_and_only_then() -> None:
+    for reason, asked in [("suspect", 2), ("left", 2), ("deadline", -1), ("link_down", -1)]:
+        world = World({0: (1, 2), 1: (), 2: ()}, 1, 0)
+        world.happens(("begin", 0, 1))
+        world.happens(("done", 0, -1))
+        assert world._partner(0) == 1
+        world._go_on(0, Inbox({}, {1: reason}))
+        assert world._partner(0) == asked
+        assert world.rounds[0] == (asked < 0)
 
 
 @pytest.mark.parametrize("topology", ["ring", "star", "complete", "exponential", "torus"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import Central, PeerState, RoundBroken, Update
-from peer.gossip.algorithms.async_sgd import AsyncSGD
+from peer.gossip.algorithms.async_sgd import MOST_UNTOLD, AsyncSGD
 from peer.gossip.algorithms.sync_sgd import SyncSGD
 from peer.gossip.central import DIGIT, read_count, take_model, write_clock
 from peer.gossip.effects import Accumulate, Accumulated, Both, Exchange, Gather, Inbox, Reply
@@ -151,3 +151,27 @@ def test_a_worker_ends_if_its_head_is_lost(why: str) -> None:
 def model_of(round: int) -> Tensor:
     """What the head of three answers: x, the clock in two digits, whose gradient was used."""
     return torch.tensor([float(round)] * D + [0.0, 4.0] + [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("told", "ends_after"), [(0, MOST_UNTOLD + 3), (4, None), (4 * 10**6, 1)])
+def test_what_a_worker_keeps_of_its_gradients_is_bounded(told: int, ends_after: int | None) -> None:
+    """Its head says of none, of each, or of more than were sent that they are in updates."""
+    params = torch.zeros(D)
+    central = Central(simulate_staleness=2)
+    state = PeerState(1, 3, params, PlainSGD(params, 0.5), batch_size=4, weighting="samples", central=central)
+    worker, samples = AsyncSGD(state), 0
+    for round in range(1, MOST_UNTOLD + 10):
+        score = worker.round(schedule_of(AsyncSGD, 3).plan(round, 1))
+        assert isinstance(advance(score, None), Accumulate)
+        assert isinstance(advance(score, Accumulated(torch.ones(D), 4, 4, 0.0, (0,), "quota")), Exchange)
+        samples += told
+        answer = torch.zeros(D + 4)
+        write_clock(samples, answer[D + 2 :])
+        if round == ends_after:
+            with pytest.raises(RoundBroken, match="corrupt"):
+                advance(score, Inbox({0: answer}))
+            return
+        update = advance(score, Inbox({0: answer}))
+        assert isinstance(update, Update)
+        assert update.accumulated.num_samples == told
+    assert ends_after is None

@@ -82,14 +82,14 @@ def test_only_small_vectors_travel_whole() -> None:
         assert not passes_whole(n, d, BF16)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_vector_that_makes_no_sense_breaks_the_round_and_names_who_sent_it(bad: float) -> None:
+@pytest.mark.parametrize("bad", [(3, math.nan), (3, math.inf), (D, -1.0), (D, 0.5), (D, math.inf)])
+def test_a_vector_that_makes_no_sense_breaks_the_round_and_names_who_sent_it(bad: tuple[int, float]) -> None:
     score = ring(5, 0, WHOLE_BYTES).sum(brought(0), 1.0)
     step = next(score)
     assert isinstance(step, Exchange)
     assert step.receive.keys() == {4, 1}
     row = torch.ones(D + 1)
-    row[3] = bad
+    row[bad[0]] = bad[1]
     step.into[1].copy_(row)
     with pytest.raises(RoundBroken, match="corrupt") as broken:
         score.send(Inbox({4: step.into[4].fill_(1.0), 1: step.into[1]}))

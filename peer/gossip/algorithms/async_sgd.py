@@ -46,10 +46,15 @@ class _Held(NamedTuple):
     read: int
 
 
-class _Books:
-    """A worker's: what it has sent, and what of that it knows to be in updates."""
+#: Gradients more than tau of which a worker may not have been told, before its head makes no sense.
+MOST_UNTOLD = 1000
 
-    def __init__(self) -> None:
+
+class _Books:
+    """A worker's: what it has sent, and what of that it knows to be in updates. most: gradients that it may not know of."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._sent: deque[Accumulated] = deque()  # not known to be in an update, in the order in which they were sent
         self._samples_sent = 0
         self._samples_used = 0
@@ -70,6 +75,8 @@ class _Books:
             self._samples_used += used.num_samples
             chunks += used.num_chunks
             loss_sum += used.loss_sum
+        if len(self._sent) > self._most:
+            return None
         return Accumulated(zeros(0), self._samples_used - before, chunks, loss_sum, (), done.close_reason)
 
 
@@ -90,7 +97,7 @@ class AsyncSGD(Algorithm):
         self._size = state.params.numel() + 4
         leads = state.peer == self._head
         self._out = zeros(0 if leads else self._size)
-        self._books = _Books()
+        self._books = _Books(state.central.simulate_staleness + MOST_UNTOLD)
         self._held: deque[_Held] = deque()
         self._free: list[Tensor] = []
         self._updates = 0
