@@ -1,8 +1,8 @@
 """AD-PSGD has no deadlock: every interleaving of small graphs, played with the real scores (Lian et al. 2018, arXiv 1710.06952).
 
 What can happen next is one of: a peer begins a round and chooses a partner; its own gradient is done; a request is taken by a peer that
-computes; the answer arrives; its vote arrives; an edge is lost; a partner is known to be away, and another is asked. Scores are generators and can't be copied, so a state is reached again by
-playing its events from the beginning.
+computes; the answer arrives; its vote arrives; an edge is lost; a partner is known to be away, and another is asked. Scores are generators
+and can't be copied, so a state is reached again by playing its events from the beginning.
 """
 
 from __future__ import annotations
