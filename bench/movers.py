@@ -327,21 +327,22 @@ class RingScore:
         if isinstance(effect, Accumulate):
             return self._done
         assert isinstance(effect, Exchange)
-        key, (following,), (previous,) = ExchangeKey(round, effect.phase), effect.send, effect.receive
-        inbox = effect.into[previous] if previous in effect.into else self._inbox[: effect.receive[previous]]
-        taken = Taken(inbox, effect.take[previous], self._off_loop)
-        exchange = self._ours.transport.exchange
-        if following == previous:
-            handles = [exchange(following, key, effect.send[following], inbox, atomic=False, arrived=taken.arrived)]
-        else:
-            handles = [
-                exchange(following, key, effect.send[following], None, atomic=False),
-                exchange(previous, key, None, inbox, atomic=False, arrived=taken.arrived),
-            ]
+        key, inboxes, taken, handles = ExchangeKey(round, effect.phase), dict[int, Tensor](), list[Taken](), []
+        for peer in {*effect.send, *effect.receive}:
+            arrived = None
+            if peer in effect.receive:
+                inbox = effect.into[peer] if peer in effect.into else self._inbox[: effect.receive[peer]]
+                inboxes[peer] = inbox
+                if peer in effect.take:
+                    taken.append(Taken(inbox, effect.take[peer], self._off_loop))
+                    arrived = taken[-1].arrived
+            send, receive = effect.send.get(peer), inboxes.get(peer)
+            handles.append(self._ours.transport.exchange(peer, key, send, receive, atomic=False, arrived=arrived))
         lost = {(await handle.outcome).peer: str((await handle.outcome).lost) for handle in handles}
         broken = {peer: why for peer, why in lost.items() if why != "None"}
-        await taken.finish(whole=not broken)
-        return Inbox({} if broken else {previous: inbox}, broken)
+        for piecewise in taken:
+            await piecewise.finish(whole=not broken)
+        return Inbox({} if broken else inboxes, broken)
 
 
 def ours_main(rank: int, size: int, end: socket.socket, plane: str) -> None:

@@ -188,6 +188,7 @@ class Peer:
         self.state = "training"
         self._started_at = self._loop.time()
         self.player.start()
+        self._parts.trainer.begin()
         self.on_training()
         for begin in self.at_start:
             begin()

@@ -98,7 +98,7 @@ class RealClock:
 @dataclass(frozen=True, slots=True)
 class _Seconds:
     """Seconds computing and idle; one of the two goes on from the first `switched` until it is switched to None. `begin`: the time
-    of that first one."""
+    of that first one, or that it was given."""
 
     computing: float = 0.0
     idle: float = 0.0
@@ -175,6 +175,7 @@ class Trainer:
         self._clock = clock or RealClock()
         self._condition = threading.Condition()
         self._seconds = _Seconds()
+        self._origin: float | None = None
         self._show()
         self._published: _Published | None = None
         self._nominal_end: float | None = None
@@ -184,8 +185,12 @@ class Trainer:
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; it waits for the first `open`, which is the start of the run for pauses."""
+        """Start the thread; it waits for the first `open`."""
         self._thread.start()
+
+    def begin(self) -> None:
+        """Training begins now: `seconds` count from here, and pauses. Without it, from the first `open`."""
+        self._origin = self._clock.now()
 
     def stop(self, timeout: float) -> bool:
         """Interrupt an emulated chunk, abandon what was not handed out, and join; whether the thread has ended.
@@ -212,7 +217,7 @@ class Trainer:
             self._publish(params, lock)
             self._holding = False
             if self._seconds.begin is None and not self._stopping:
-                self._switch("idle")
+                self._seconds = self._seconds.switched("idle", self._clock.now() if self._origin is None else self._origin)
             self._condition.notify_all()
 
     def close(self, round: int, reason: str) -> Accumulated:
@@ -258,7 +263,7 @@ class Trainer:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Seconds (computing, idle) since the first `open`; they add up to the time until now or until `stop`."""
+        """Seconds (computing, idle), 0 before the first `open`; then they add up to the time since `begin` until now or until `stop`."""
         return self._seen.seconds.until(self._clock.now())
 
     def _run(self) -> None:

@@ -177,6 +177,20 @@ def test_a_trainer_that_never_opened_stops(rig: Callable[..., Rig]) -> None:
     assert host.trainer.seconds == (0.0, 0.0)
 
 
+def test_seconds_and_pauses_count_from_when_training_began(rig: Callable[..., Rig]) -> None:
+    clock = SkippingClock()
+    host = rig(InFlight.CARRY, clock, quota=2, chunk_seconds=0.5, slowness=Slowness(pauses=(Pause(2.0, 1.0),)))
+    host.trainer.begin()
+    clock.time += 1.5  # the first evaluation, a busy machine
+    assert host.trainer.seconds == (0.0, 0.0)
+    host.open(0)
+    ends = [host.event().finished - 100.0 for _ in range(2)]
+    assert ends == [2.0, 3.5]  # the second rests from 2 to 3
+    host.close(0)
+    assert host.trainer.stop(timeout=30)
+    assert host.trainer.seconds == (2.0, 1.5)
+
+
 def test_emulated_chunks_end_on_a_grid_and_idle_time_is_the_rest(rig: Callable[..., Rig]) -> None:
     clock = SkippingClock()
     slowness = Slowness(constant=4.0, pauses=(Pause(1.0, 1.0),))
