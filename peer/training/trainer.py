@@ -217,7 +217,9 @@ class Trainer:
             self._publish(params, lock)
             self._holding = False
             if self._seconds.begin is None and not self._stopping:
-                self._seconds = self._seconds.switched("idle", self._clock.now() if self._origin is None else self._origin)
+                self._seconds = self._seconds.switched(
+                    "idle", self._clock.now() if self._origin is None else self._origin
+                )
             self._condition.notify_all()
 
     def close(self, round: int, reason: str) -> Accumulated:

@@ -6,7 +6,9 @@ the socket into the vector it belongs to. A message on the wire is
     length u32 | crc32 of length and header, u32 | header and piece [length]
 
 with the header and piece of codec.py. The prefix's checksum makes a damaged header break the link before it is believed: what
-follows it can not be found any more. How the two ends come to a socket is in door.py.
+follows it can not be found any more. The length's highest bit says that the piece is not in the socket but in the next slot of the
+memory that two peers of one machine share (shared.py): so pieces of at least SLOT_FROM bytes travel where there is such memory. How the
+two ends come to a socket is in door.py.
 
 Everything happens on the event loop, with sockets that do not block, one system call of at most a frame at a time. So an exchange that
 ends takes its vectors back at once (`divert`, `let_go`), which a thread inside recv could not promise, and threads are not faster (README).
@@ -25,8 +27,9 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from peer.transport.codec import HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
+from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
 from peer.transport.lane import Arrival, LaneClosed
+from peer.transport.shared import Incoming, Outgoing
 
 SOCKET_BYTES: Final = 2 * 1024 * 1024
 """What the kernel may keep in each direction of a socket, where it lets us say so."""
@@ -35,6 +38,12 @@ TURN_BYTES: Final = 1024 * 1024
 """So much is moved, or as many frames as TURN_FRAMES, before others on the event loop have their turn."""
 
 TURN_FRAMES: Final = 32
+
+SLOT_FROM: Final = 32 * 1024
+"""Pieces of so many bytes take a slot: below that, what the slot costs is not less than what it saves."""
+
+SLOTTED_BYTES: Final = HEADER_BYTES + FRAME_BYTES
+_IN_SLOT: Final = 1 << 31
 _SCRATCH_BYTES: Final = 64 * 1024
 _LENGTH = struct.Struct("<I")
 _PREFIX = struct.Struct("<II")
@@ -81,31 +90,40 @@ def _is_loopback(host: str) -> bool:
 
 
 class DirectLane:
-    """One end of a connected socket, as the bulk lane of a link. Owns the socket."""
+    """One end of a connected socket, as the bulk lane of a link. Owns the socket, and the memory that is shared beside it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, outgoing: Outgoing | None = None, incoming: Incoming | None = None) -> None:
         local = sock.family not in (socket.AF_INET, socket.AF_INET6)
         self.plane = "unix" if local else "tcp"
         self.check: Check = unchecked if local else column_sums
         self._socket = sock
+        self._outgoing, self._incoming = outgoing, incoming
         self._loop = asyncio.get_running_loop()
         self._ended: str | None = None
         self._moved = 0  # since others on the loop had their turn
         self._opening = memoryview(bytearray(_PREFIX.size + HEADER_BYTES))
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._left = 0  # bytes of the message being read that are still on the wire
+        self._in_slot = False  # they are in a slot instead
         self._need = 0  # bytes of what is being filled that are still on the wire
         self._into: memoryview | None = None  # where they go; None: nowhere
         self._head_rest = self._piece_rest = memoryview(b"")  # what is still to be sent
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._freed: asyncio.Future[None] | None = None
 
     # -- writing
 
     async def write(self, head: bytes, piece: memoryview) -> None:
-        length = _LENGTH.pack(len(head) + len(piece))
+        self._check_open()
+        num_bytes = len(head) + len(piece)
+        self._piece_rest = piece
+        if len(piece) >= SLOT_FROM and self._outgoing is not None and self._outgoing.is_mapped():
+            await self._put(self._outgoing)
+            num_bytes |= _IN_SLOT
+        length = _LENGTH.pack(num_bytes)
         prefix = length + _LENGTH.pack(zlib.crc32(head, zlib.crc32(length)))
-        self._head_rest, self._piece_rest = memoryview(prefix + head), piece
+        self._head_rest = memoryview(prefix + head)
         try:
             self._send()
             if self._unsent:
@@ -116,6 +134,25 @@ class DirectLane:
             self._stop_writing()
             self._piece_rest = memoryview(b"")
         await self._take_turns(len(piece))
+
+    async def _put(self, outgoing: Outgoing) -> None:
+        """The piece into a slot, when there is a free one."""
+        try:
+            while not outgoing.is_free():
+                self._freed = self._loop.create_future()
+                self._loop.add_reader(outgoing.freed, self._on_freed)
+                await self._freed
+                self._check_open()
+            outgoing.put(self._piece_rest)
+        finally:
+            if self._freed is not None and self._ended is None:
+                self._loop.remove_reader(outgoing.freed)
+            self._freed = None
+            self._piece_rest = memoryview(b"")
+
+    def _on_freed(self) -> None:
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
 
     def let_go(self) -> None:
         self._piece_rest = memoryview(bytes(self._piece_rest))
@@ -159,24 +196,33 @@ class DirectLane:
     async def read(self) -> Arrival:
         await self._receive(self._opening[: _PREFIX.size], _PREFIX.size)
         length, checksum = _PREFIX.unpack_from(self._opening)
-        if length > MAX_MESSAGE_BYTES:
+        in_slot, length = bool(length & _IN_SLOT), length & ~_IN_SLOT
+        if length > (SLOTTED_BYTES if in_slot else MAX_MESSAGE_BYTES):
             raise LaneClosed(f"the other end sent a message of {length} bytes, above the limit")
+        if in_slot and self._incoming is None:
+            raise LaneClosed("the other end says that a piece is in shared memory, and there is none")
         num_head = min(length, HEADER_BYTES)
         head = self._opening[_PREFIX.size : _PREFIX.size + num_head]
         await self._receive(head, num_head)
         if zlib.crc32(head, zlib.crc32(self._opening[: _LENGTH.size])) != checksum:
             raise LaneClosed("the other end sent a damaged header")
-        self._left = length - num_head
+        self._left, self._in_slot = length - num_head, in_slot
         return Arrival(head, length, None)
 
     async def fill(self, into: memoryview) -> None:
-        left, self._left = self._left, 0
-        await self._receive(into, left)
-        await self._take_turns(left)
+        await self._take_piece(into)
 
     async def skip(self) -> None:
+        await self._take_piece(None)
+
+    async def _take_piece(self, into: memoryview | None) -> None:
         left, self._left = self._left, 0
-        await self._receive(None, left)
+        in_slot, self._in_slot = self._in_slot, False
+        if not in_slot:
+            await self._receive(into, left)
+        elif self._incoming is not None:
+            self._check_open()
+            self._incoming.take(into)
         await self._take_turns(left)
 
     def divert(self) -> None:
@@ -252,7 +298,12 @@ class DirectLane:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
-        for waiter in (self._readable, self._writable):
+        if self._outgoing is not None:
+            self._loop.remove_reader(self._outgoing.freed)
+            self._outgoing.close()
+        if self._incoming is not None:
+            self._incoming.close()
+        for waiter in (self._readable, self._writable, self._freed):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(LaneClosed(reason))
 

@@ -5,6 +5,7 @@ with a random name. With the verdict that accepts the dialling end it sends an o
 use. The dialling end connects, by the Unix socket if that name exists where it is (then both are on one machine), else by TCP to the
 host it dialled, and says the token; the door answers with one byte, the dialling end with another, and the socket is the link's bulk
 lane. Without the last byte the dialling end may have given up waiting, and take the stream, while the answering end believes in the socket.
+With its byte over a Unix socket each end hands over the memory that it shares for what it sends (shared.py), if it can have any.
 
 Whoever else connects says no good token: it is cut and counted. Callers that have not said theirs are bounded in time and number;
 when there are too many the one that has waited longest goes, so that a crowd of silent ones does not shut out who knows what to say.
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Any, Final
 
 from peer.transport.direct import DirectLane, tune
+from peer.transport.shared import hand_over, take_over
 from peer.wire import gossip_pb2 as wire
 
 DIRECT_SECONDS: Final = 1.0
@@ -137,15 +139,22 @@ class Door:
                     self._refused("token")
                     return False
             async with asyncio.timeout(DIRECT_SECONDS):
-                await self._loop.sock_sendall(caller, _WELCOME)
-                if await self._loop.sock_recv(caller, len(_COMING)) != _COMING:
-                    raise ConnectionResetError  # it could not wait
+                outgoing = await hand_over(caller, _WELCOME)
+                with contextlib.ExitStack() as undone:
+                    if outgoing is not None:
+                        undone.callback(outgoing.close)
+                    said, incoming = await take_over(caller)
+                    if incoming is not None:
+                        undone.callback(incoming.close)
+                    if said != _COMING:
+                        raise ConnectionResetError  # it could not wait
+                    if arrived.done():
+                        return False
+                    undone.pop_all()
         except (TimeoutError, OSError):
             self._refused("silent")
             return False
-        if arrived.done():
-            return False
-        arrived.set_result(DirectLane(caller))
+        arrived.set_result(DirectLane(caller, outgoing, incoming))
         return True
 
     async def _hear(self, caller: socket.socket) -> bytes:
@@ -191,8 +200,11 @@ async def _enter(family: int, address: Any, token: bytes) -> DirectLane:
         tune(sock, address[0] if isinstance(address, tuple) else "")
         await loop.sock_connect(sock, address)
         await loop.sock_sendall(sock, _MAGIC + token)
-        if await loop.sock_recv(sock, len(_WELCOME)) != _WELCOME:
+        said, incoming = await take_over(sock)
+        if incoming is not None:
+            stack.callback(incoming.close)
+        if said != _WELCOME:
             raise ConnectionRefusedError("the other end did not accept the token")
-        await loop.sock_sendall(sock, _COMING)
+        outgoing = await hand_over(sock, _COMING)
         stack.pop_all()
-    return DirectLane(sock)
+    return DirectLane(sock, outgoing, incoming)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane, agreed_plane
 from peer.transport.lane import LaneClosed
+from peer.transport.shared import Incoming, Outgoing
 from peer.wire import gossip_pb2 as wire
 
 from .proxy import Proxy
@@ -408,8 +410,8 @@ async def test_a_place_is_given_back_in_the_middle_of_a_piece(direct_rig: Rig) -
 
 
 def lanes(kind: str) -> tuple[DirectLane, DirectLane]:
-    """Both ends of a data socket."""
-    if kind == "unix":
+    """Both ends of a data socket. shared: of a Unix socket beside shared memory."""
+    if kind != "tcp":
         here, there = socket.socketpair(socket.AF_UNIX)
         ends = [here, there]
     else:
@@ -421,10 +423,14 @@ def lanes(kind: str) -> tuple[DirectLane, DirectLane]:
     for end in ends:
         end.setblocking(False)
         tune(end, "127.0.0.1")
-    return DirectLane(ends[0]), DirectLane(ends[1])
+    if kind != "shared":
+        return DirectLane(ends[0]), DirectLane(ends[1])
+    out = [Outgoing(), Outgoing()]
+    into = [Incoming([os.dup(handle) for handle in one.handles]) for one in out]
+    return DirectLane(ends[0], out[0], into[1]), DirectLane(ends[1], out[1], into[0])
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "shared"])
 async def test_a_vector_is_given_back_in_the_middle_of_a_frame(kind: str) -> None:
     """What the other end still gets is what the vector held."""
     here, there = lanes(kind)
@@ -452,7 +458,7 @@ async def test_a_vector_is_given_back_in_the_middle_of_a_frame(kind: str) -> Non
     there.close()
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "shared"])
 async def test_what_lies_in_a_socket_that_nobody_reads_is_bounded(kind: str) -> None:
     here, there = lanes(kind)
     piece, handed = memoryview(bytearray(64 * 1024)), 0

@@ -120,9 +120,9 @@ async def take_up(to: socket.socket, token: bytes) -> None:
     await asyncio.get_running_loop().sock_sendall(to, b"\x02")
 
 
-def framed(message: bytes) -> bytes:
-    """A message as it goes over a data socket."""
-    length = struct.pack("<I", len(message))
+def framed(message: bytes, *, in_slot: bool = False) -> bytes:
+    """A message as it goes over a data socket. in_slot: it says that its piece is in shared memory."""
+    length = struct.pack("<I", len(message) | in_slot << 31)
     return length + struct.pack("<I", zlib.crc32(message[:HEADER_BYTES], zlib.crc32(length))) + message
 
 
