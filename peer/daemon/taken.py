@@ -18,8 +18,8 @@ class OffLoop(Protocol):
 
 
 class Taken:
-    """Hands what has arrived of `payload` [k] to `take`, off the event loop and never twice at once: what arrives while it works is the
-    next piece."""
+    """Hands what has arrived of `payload` [k] to `take`, never twice at once: to a quick one at once, else off the event loop, and what
+    arrives while it works is the next piece."""
 
     def __init__(self, payload: Tensor, take: Taker, off_loop: OffLoop) -> None:
         self._payload = payload
@@ -32,6 +32,9 @@ class Taken:
     def arrived(self, num_bytes: int) -> None:
         """Called on the event loop as the payload fills. What came at once waits for `finish`, which has to come anyhow."""
         self._arrived = num_bytes // self._payload.element_size()
+        if self._take.quick:
+            self._piece()
+            return
         at_once = self._done < 0 and self._arrived == self._payload.numel()
         if self._at_work is None and not at_once:
             self._at_work = asyncio.create_task(self._work(), name="take what has come")

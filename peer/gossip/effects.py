@@ -27,7 +27,12 @@ class Accumulate:
 
 
 class Taker(Protocol):
-    """Works on a vector while the rest of it is still under way."""
+    """Works on a vector while the rest of it is still under way.
+
+    quick: a frame's worth takes less than to hand it to another thread and be told, so it may be done on the event loop; and it never
+    raises."""
+
+    quick: bool
 
     def __call__(self, payload: Tensor, arrived: int) -> None:
         """The first `arrived` elements of payload [k] are there. Called with growing numbers, at last with k; never twice at once."""

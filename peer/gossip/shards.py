@@ -116,6 +116,8 @@ class _PlainReader:
     """shard [k] = payload [k], or, with what this peer brought [k] or [k - 1], shard = brought + payload; the last element, the count, is
     in the shard already where `brought` is shorter."""
 
+    quick = True
+
     def __init__(self, shard: Tensor, brought: Tensor | None) -> None:
         self.sound = True
         self._shard = shard
@@ -195,6 +197,8 @@ class PackedShards:
 
 class _PackedReader:
     """Decodes a payload into a shard, or, with scratch of a piece, adds it."""
+
+    quick = False
 
     def __init__(self, wire: WireFormat, shard: Tensor, count: Tensor | None, scratch: Tensor | None) -> None:
         self.sound = True

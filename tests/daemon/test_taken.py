@@ -19,6 +19,8 @@ K = 10
 class Slow:
     """A taker whose work ends when it is told to, and a thread for it."""
 
+    quick = False
+
     def __init__(self) -> None:
         self.seen: list[int] = []
         self.error: Exception | None = None
@@ -68,6 +70,28 @@ async def test_a_payload_that_comes_at_once_is_taken_at_the_end_alone() -> None:
     slow.go_on()
     await taken.finish(whole=True)
     assert slow.seen == [K]
+
+
+async def test_quick_work_is_done_as_it_comes_and_needs_no_thread() -> None:
+    class Quick:
+        quick = True
+
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def __call__(self, payload: Tensor, arrived: int) -> None:
+            self.seen.append(arrived)
+
+    async def never(work: Callable[[], None]) -> None:
+        raise AssertionError("it was handed over")
+
+    quick = Quick()
+    taken = Taken(torch.zeros(K), quick, never)
+    for elements in (3, 8, K):
+        taken.arrived(4 * elements)
+        assert quick.seen[-1] == elements
+    await taken.finish(whole=True)
+    assert quick.seen == [3, 8, K]
 
 
 async def test_of_a_lost_payload_no_more_is_taken_but_the_work_under_way_ends_first() -> None:
