@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import socket
 import struct
 import zlib
@@ -29,6 +28,7 @@ from typing import Final
 
 from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
 from peer.transport.lane import Arrival, LaneClosed
+from peer.transport.machine import is_loopback
 from peer.transport.shared import Incoming, Outgoing
 
 SOCKET_BYTES: Final = 2 * 1024 * 1024
@@ -65,7 +65,7 @@ def tune(sock: socket.socket, peer_host: str = "", silence_seconds: float = 3.0)
     for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
             _set(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
-    if _is_loopback(peer_host) and hasattr(socket, "TCP_CONGESTION"):
+    if is_loopback(peer_host) and hasattr(socket, "TCP_CONGESTION"):
         _set(sock, socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")  # bbr paces loopback to half of cubic's speed
 
 
@@ -80,13 +80,6 @@ def _kernel_limit(name: str) -> int:
         return int(Path("/proc/sys/net/core", name).read_text())
     except (OSError, ValueError):
         return 0
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 class DirectLane:

@@ -18,6 +18,7 @@ import secrets
 import struct
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -36,6 +37,7 @@ from peer.transport.exchange import byte_view
 from peer.transport.handshake import HELLO_SECONDS, DataPlane, Greeting, Session, agreed_plane
 from peer.transport.lane import LaneClosed
 from peer.transport.linked import LinkedTransport
+from peer.transport.machine import is_loopback
 from peer.transport.service import PACKAGE_SERVICE, PeerService
 from peer.transport.streams import ClientLane, Context, ServerLane
 from peer.wire import gossip_pb2 as wire
@@ -138,7 +140,8 @@ class GrpcTransport(LinkedTransport):
                 async with asyncio.timeout(HELLO_SECONDS):
                     control = ClientLane(channel.stream_stream(CONTROL)(wait_for_ready=True))
                     lanes.callback(control.cancel)
-                    session = await self._agree(control, peer, secrets.randbits(64))
+                    near = is_loopback(_host(address))
+                    session = await self._agree(control, peer, secrets.randbits(64), loopback=near)
                     if session is None:
                         return False
                     bulk = await self._data_socket(session, address)
@@ -151,7 +154,7 @@ class GrpcTransport(LinkedTransport):
                         stream = ClientLane(channel.stream_stream(EXCHANGE)(metadata=token))
                         lanes.callback(stream.cancel)
                         await stream.opened()
-                await self._run_link(session, control, bulk or self._framed(stream, "grpc"))
+                await self._run_link(session, control, bulk or self._framed(session, stream, "grpc"))
             except (LaneClosed, TimeoutError):
                 return False
         return True
@@ -193,6 +196,7 @@ class GrpcTransport(LinkedTransport):
     async def _control(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         control = ServerLane(context)
         lane = _LaneToCome(self._awaited, self._door)
+        near = is_loopback(_caller_host(context))
 
         def offer(theirs: Greeting) -> wire.DirectOffer | None:
             return lane.offer() if agreed_plane(self._data_plane, theirs.data_plane) is not DataPlane.GRPC else None
@@ -200,7 +204,7 @@ class GrpcTransport(LinkedTransport):
         try:
             with lane.expected():
                 async with asyncio.timeout(HELLO_SECONDS):
-                    session = await self._agree(control, None, lane.token, offer)
+                    session = await self._agree(control, None, lane.token, offer, loopback=near)
                     if session is None:
                         return
                     await lane.comes(session.data_plane)
@@ -208,7 +212,7 @@ class GrpcTransport(LinkedTransport):
                 await self._run_link(session, control, lane.socket.result())
             else:
                 stream = lane.stream.result()
-                await self._run_link(session, control, self._framed(stream, "grpc"), stream.over)
+                await self._run_link(session, control, self._framed(session, stream, "grpc"), stream.over)
         except (LaneClosed, TimeoutError):
             return
         finally:
@@ -245,6 +249,11 @@ class GrpcTransport(LinkedTransport):
 def _host(address: str) -> str:
     """Of "host:port", without the brackets of IPv6."""
     return address.rpartition(":")[0].strip("[]")
+
+
+def _caller_host(context: Context) -> str:
+    """Of "ipv4:127.0.0.1:1234" or "ipv6:%5B::1%5D:1234"."""
+    return _host(unquote(context.peer()).partition(":")[2])
 
 
 class _LaneToCome:

@@ -20,7 +20,7 @@ from peer.transport.base import Identity
 from peer.transport.lane import Lane, LaneClosed
 from peer.wire import gossip_pb2 as wire
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 HELLO_SECONDS: Final = 5.0
 """A caller that has not agreed within this time is cut."""
 
@@ -48,7 +48,7 @@ _WIRE_PLANES: Final = {
 @dataclass(frozen=True, slots=True)
 class Greeting:
     """A hello: who speaks, and the tokens of this link (`session`) and of the process (`incarnation`), 64 random bits
-    each. offer: where the peer that was dialled waits for a data socket; comes with its verdict."""
+    each. offer: where the peer that was dialled waits for a data socket; comes with its verdict. machine: see machine.py."""
 
     identity: Identity
     session: int
@@ -56,12 +56,13 @@ class Greeting:
     protocol: int = PROTOCOL
     data_plane: DataPlane = DataPlane.GRPC
     offer: wire.DirectOffer | None = None
+    machine: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """What was agreed in the handshake. `tag_out` is stamped on frames sent, `tag_in` demanded of frames received.
-    offer: where the other end waits for a data socket."""
+    offer: where the other end waits for a data socket. here: it is on this machine."""
 
     peer: int
     num_peers: int
@@ -71,6 +72,7 @@ class Session:
     grace_seconds: float = 1.0
     data_plane: DataPlane = DataPlane.GRPC
     offer: wire.DirectOffer | None = None
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def _hello(mine: Greeting) -> bytes:
         session=mine.session,
         incarnation=mine.incarnation,
         data_plane=_WIRE_PLANES[mine.data_plane],
+        machine=mine.machine,
     )
     return wire.ControlMessage(hello=hello).SerializeToString()
 
@@ -231,7 +234,7 @@ def _read_hello(message: bytes) -> Greeting | Refusal:
     hello = parsed.hello
     identity = Identity(hello.run, hello.peer, hello.num_peers, hello.fingerprint, dict(hello.settings))
     plane = next((plane for plane, number in _WIRE_PLANES.items() if number == hello.data_plane), DataPlane.GRPC)
-    return Greeting(identity, hello.session, hello.incarnation, hello.protocol, plane)
+    return Greeting(identity, hello.session, hello.incarnation, hello.protocol, plane, machine=hello.machine)
 
 
 def parse_control(message: bytes) -> wire.ControlMessage | None:

@@ -80,10 +80,9 @@ class BulkLane(Protocol):
 class MessageBulk:
     """Frames as the messages of a lane."""
 
-    check: Check = staticmethod(column_sums)
-
-    def __init__(self, lane: Lane, plane: str) -> None:
+    def __init__(self, lane: Lane, plane: str, check: Check = column_sums) -> None:
         self.plane = plane
+        self.check = check
         self._lane = lane
         self._piece: memoryview | None = None
 

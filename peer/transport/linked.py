@@ -26,6 +26,7 @@ from peer.transport.base import (
     Word,
 )
 from peer.transport.channel import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS
+from peer.transport.codec import column_sums, unchecked
 from peer.transport.digests import Encoder
 from peer.transport.emulated import SlowLane, SlowNetwork
 from peer.transport.exchange import Exchange, byte_view
@@ -43,6 +44,7 @@ from peer.transport.handshake import (
 )
 from peer.transport.lane import BulkLane, Lane, MessageBulk
 from peer.transport.link import Link
+from peer.transport.machine import both_here, machine_name
 from peer.wire import gossip_pb2 as wire
 
 PROBE_SECONDS: Final = 1.0
@@ -191,10 +193,13 @@ class LinkedTransport(Transport):
         expected_peer: int | None,
         token: int,
         offer: Callable[[Greeting], wire.DirectOffer | None] = lambda theirs: None,
+        *,
+        loopback: bool = False,
     ) -> Session | None:
         """Shake hands with `token` as ours; the session, or None if either end refused (then the listener was told).
-        Raises `LaneClosed`."""
-        mine = Greeting(self.identity, token, self._incarnation, data_plane=self._data_plane)
+        loopback: that is how the lane comes here. Raises `LaneClosed`."""
+        machine = machine_name(self.identity.run) if loopback else b""
+        mine = Greeting(self.identity, token, self._incarnation, data_plane=self._data_plane, machine=machine)
 
         async def check(theirs: Greeting) -> Refusal | None:
             refusal = check_protocol(mine, theirs) or check_hello(self.identity, theirs.identity, expected_peer)
@@ -220,6 +225,7 @@ class LinkedTransport(Transport):
             grace_seconds=self._commit_grace_seconds,
             data_plane=plane,
             offer=answer.offer,
+            here=both_here(machine, answer.machine),
         )
 
     async def _check_duplicate(self, theirs: Greeting) -> Refusal | None:
@@ -233,9 +239,10 @@ class LinkedTransport(Transport):
             "duplicate", f"peer {peer} is linked already to peer {self.identity.peer}, by another living process"
         )
 
-    def _framed(self, lane: Lane, plane: str) -> BulkLane:
+    def _framed(self, session: Session, lane: Lane, plane: str) -> BulkLane:
         """The bulk lane that a stream of messages makes."""
-        return MessageBulk(lane if self._slow is None else SlowLane(lane, self._slow, bulk=True), plane)
+        lane = lane if self._slow is None else SlowLane(lane, self._slow, bulk=True)
+        return MessageBulk(lane, plane, unchecked if session.here else column_sums)
 
     async def _run_link(
         self, session: Session, control: Lane, bulk: BulkLane, over: asyncio.Future[None] | None = None

@@ -100,7 +100,7 @@ class MemoryTransport(LinkedTransport):
         try:
             session = await self._greet(lanes[0], expected)
             if session is not None:
-                await self._run_link(session, lanes[0], self._framed(lanes[1], "memory"))
+                await self._run_link(session, lanes[0], self._framed(session, lanes[1], "memory"))
             return session is not None
         finally:
             control.close()

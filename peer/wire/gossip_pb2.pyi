@@ -214,6 +214,7 @@ class Hello(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     DATA_PLANE_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Version of this protocol; both ends must speak the same."""
     run: _builtins.str
@@ -230,6 +231,8 @@ class Hello(_message.Message):
     """Drawn once per process: tells a peer that started again from one that dialled again."""
     data_plane: Global___DataPlane.ValueType
     """What vectors shall travel on."""
+    machine: _builtins.bytes
+    """Over loopback: the same from all peers of the run on this machine, as it runs now. Between these, pieces of vectors are not summed."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Options that must be equal on all peers, as text, by option name."""
@@ -246,10 +249,11 @@ class Hello(_message.Message):
         session: _builtins.int = ...,
         incarnation: _builtins.int = ...,
         data_plane: Global___DataPlane.ValueType = ...,
+        machine: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_plane", b"data_plane", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "num_peers", b"num_peers", "peer", b"peer", "protocol", b"protocol", "run", b"run", "session", b"session", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_plane", b"data_plane", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "machine", b"machine", "num_peers", b"num_peers", "peer", b"peer", "protocol", b"protocol", "run", b"run", "session", b"session", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
