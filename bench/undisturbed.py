@@ -38,7 +38,7 @@ from peer.training.accumulator import Accumulator, InFlight
 from peer.training.chunk import ChunkComputer
 from peer.training.data import SampleStream
 from peer.training.flat import FlatModel
-from peer.training.remote import ComputerProcess, shared_memory
+from peer.training.remote import ComputerProcess, give_way, shared_memory
 from peer.training.stragglers import Slowness
 from peer.training.task import build_model, load_task
 from peer.training.trainer import Computer, Trainer
@@ -122,6 +122,8 @@ def peer(
     """One of the two processes."""
     torch.set_num_threads(1)
     computer = computer_of(name, where)  # before any thread and the loop
+    if where == "process":
+        give_way()  # as the daemon does
     task = load_task(name)
     model = FlatModel(build_model(task, 0))
     trainer = Trainer(

@@ -22,6 +22,7 @@ from peer.daemon.tracing import open_tracing
 from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.delivery import PRESETS
 from peer.scenario import Scenario
+from peer.training.remote import give_way
 from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane
@@ -53,6 +54,8 @@ async def serve(
         warm_up(config, host.parts)
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
+    if config.trainer == "process":
+        give_way()
     transport = GrpcTransport(
         host.parts.identity,
         config.listen,

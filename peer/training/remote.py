@@ -35,12 +35,23 @@ _TOLD: Final = struct.Struct(
 _PR_SET_PDEATHSIG: Final = 1
 
 
+DAEMON_NICENESS: Final = 5
+"""By so much the daemon is nicer than its computer: where both want all of a core, the computer has three quarters of it."""
+
+
 class ComputerFailed(Exception):
     """What the task raised in the other process."""
 
 
 class ComputerDied(Exception):
     """How the other process ended."""
+
+
+def give_way() -> None:
+    """From now on this thread, and those that it starts, get out of the way of a computer that was forked before: exchanges slow down
+    before training does, on a machine that is busy. It can't be taken back."""
+    with suppress(OSError):  # a sandbox may forbid it
+        os.nice(DAEMON_NICENESS)
 
 
 def shared_memory(num_elements: int) -> Tensor:

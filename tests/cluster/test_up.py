@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from peer.training.remote import DAEMON_NICENESS
 from tests.cluster.warm import Warm
 from tests.conftest import Grapevine
 
@@ -245,12 +246,19 @@ def test_a_killed_peer_costs_its_edges_not_the_run(tmp_path: Path) -> None:
     assert set(result["edges_lost"]) <= {"link_down", "suspect", "declined", "stale"}
 
 
+def niceness(pid: int) -> set[int]:
+    """Of all threads."""
+    return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
+
+
 def test_a_trainer_that_is_killed_costs_its_peer_not_the_run(tmp_path: Path) -> None:
-    """Its peer says goodbye; in a thread of the peer, it would have taken the peer along."""
+    """Its peer says goodbye; in a thread of the peer, it would have taken the peer along. It comes first where a core is short."""
     report = tmp_path / "report.json"
     with warm("up", *FOUR, "--trainer", "process", "--max-rounds", "80", "--report", str(report)) as process:
         wait_for(process, "loss")
-        victim = children(process.pid)[pids_of_peers(process.pid)[2]]
+        daemon = pids_of_peers(process.pid)[2]
+        victim = children(process.pid)[daemon]
+        assert {nice - DAEMON_NICENESS for nice in niceness(daemon)} == niceness(victim[0])
         os.kill(victim[0], signal.SIGKILL)
         out, err = process.communicate(timeout=DONE_WITHIN)
         assert process.returncode == 0, out + err
