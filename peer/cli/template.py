@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peer.cli.options import PANELS
+from peer.cli.options import ALIKE, PANELS, described
 from peer.config import Config, ConfigError
 
 #: A task may have defaults of its own for these, so the template does not set them.
@@ -25,7 +25,7 @@ def template() -> str:
         lines.append(f"# --- {title.lower()} ---\n")
         for name in names:
             field = Config.model_fields[name]
-            lines.append(f"# {field.description}")
+            lines.append(f"# {described(name)}{ALIKE if (field.description or '').endswith(ALIKE) else ''}")
             off = "# " if field.default is None or name in FROM_TASK else ""
             lines.append(f"{off}{name} = {'...' if field.default is None else _toml(field.default)}\n")
     return "\n".join(lines)

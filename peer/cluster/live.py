@@ -183,7 +183,8 @@ class Frame:
 
 def describe(config: Config) -> str:
     """One line: what is being run."""
-    how = "blocking (barrier)" if config.closing == "barrier" else f"non-blocking ({config.closing})"
+    words = {"barrier": "blocking (barrier)", "none": "without rounds"}
+    how = words.get(config.closing, f"non-blocking ({config.closing})")
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
     scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
     wire = f", {config.wire_dtype} on the wire" if config.wire_dtype not in (None, "fp32") else ""
