@@ -16,11 +16,11 @@ BROUGHT = {"batch_size", "chunks", "lr", "optimizer", *BACKUP_DEFAULTS, *itertoo
 COLUMNS = 80
 
 HEADER = """\
-# Configuration of grapevine, for `grapevine up --config FILE` and
-# `grapevine peer --config FILE`. Every option is here at its default. Lines that
-# start with # are off: options that have no default, and those for which a task
-# or an algorithm may bring its own. The command line and GRAPEVINE_* variables
-# win over this file. [alike]: must be equal on all peers; links check it.
+# Configuration of grapevine, for `grapevine up --config FILE` and `grapevine
+# peer --config FILE`. Every option is here at its default. Lines that begin
+# with # are off: options that have no default, and those for which a task or an
+# algorithm may bring its own. The command line and GRAPEVINE_* variables win
+# over this file. [alike]: must be equal on all peers; links check it.
 """
 
 
