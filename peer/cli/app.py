@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from peer import __version__
-from peer.cli.options import DAEMON_OPTIONS, all_but, with_options
+from peer.cli.options import DAEMON_OPTIONS, all_but, check_address, with_options
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import as_json, begin_logs, event
@@ -119,9 +119,12 @@ def _run_cluster(config: Config, *, open_page: bool) -> Outcome | None:
     from peer.daemon.process import run_loop
 
     voice = Voice(console)
-    voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
+
+    def begins() -> None:
+        voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
+
     try:
-        return run_loop(cluster.up(config, console, open_page=open_page))
+        return run_loop(cluster.up(config, console, open_page=open_page, begins=begins))
     except Interrupted:
         voice.say("interrupted before training began", "interrupted")
         return None
@@ -237,13 +240,6 @@ def top(
         from peer.cli.top import show_top
 
         asyncio.run(show_top(address, console, once=once, every=every, timeout=timeout))
-
-
-def check_address(address: str) -> None:
-    """Raises ConfigError if it is not like HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{address!r} is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000")
 
 
 @app.command()

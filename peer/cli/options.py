@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from peer.config import ENV_PREFIX, TIMING, Config, choices, flag, load
+from peer.config import ENV_PREFIX, TIMING, Config, ConfigError, choices, flag, load
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import begin
 
@@ -96,8 +96,6 @@ DAEMON_OPTIONS = (
         "tracing",
     ),
 )
-#: Fields whose flag is not their name: the flag repeats, so it is in the singular.
-FLAGS = {"addresses": "--address"}
 #: What is said of options that are equal on all peers.
 ALIKE = " [alike]"
 #: Before the name of a switch that is turned off.
@@ -152,6 +150,13 @@ def all_but(*names: str) -> list[str]:
     return [name for name in Config.model_fields if name not in names]
 
 
+def check_address(address: str) -> None:
+    """Raises ConfigError if it is not like HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{address!r} is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000")
+
+
 def _config_file() -> inspect.Parameter:
     option = typer.Option(
         "--config", "-c", help="TOML file; `grapevine init` writes a commented one", show_default=False
@@ -170,9 +175,9 @@ def _parameters(name: str) -> list[inspect.Parameter]:
     """The option of a field; of a switch two, on and off. The one that changes nothing by itself is not in the help, whose columns are
     narrow."""
     field = Config.model_fields[name]
-    spelled, default = FLAGS.get(name, flag(name)), field.default
+    spelled, default = flag(name), field.default
     told = described(name)
-    if default is not None and default is not False and default != ():
+    if default is not None and default is not False and default != () and "(default:" not in told:
         told += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {str(default).lower()}]"
     shown: dict[str, Any] = {
         "help": escape(told),  # else what is in brackets would be a style

@@ -12,7 +12,15 @@ from peer.config import Config, ConfigError
 from peer.methods import BACKUP_DEFAULTS, DEFAULTS_OF
 
 #: A task, an algorithm or another option may bring other defaults for these, so the template does not set them.
-BROUGHT = {"batch_size", "chunks", "lr", "optimizer", *BACKUP_DEFAULTS, *itertools.chain(*DEFAULTS_OF.values())}
+BROUGHT = {
+    "batch_size",
+    "chunks",
+    "lr",
+    "optimizer",
+    "listen",
+    *BACKUP_DEFAULTS,
+    *itertools.chain(*DEFAULTS_OF.values()),
+}
 COLUMNS = 80
 
 HEADER = """\

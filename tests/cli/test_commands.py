@@ -135,6 +135,7 @@ def test_a_run_is_described_in_words(grapevine: Grapevine, words: str, line: str
         (["plan", "--topology", "missing.json"], 2, "No such file"),
         (["peer"], 2, "--peer: which one is this?"),
         (["peer", "--peer", "0", "--peers", "2", "--address", "a:1"], 2, "1 addresses for 2 peers"),
+        (["peer", "--peer", "0", "--peers", "1", "--address", "a"], 2, "'a' is no address of a peer; write HOST:PORT"),
         (["status", "127.0.0.1:1", "--timeout", "1"], 4, "127.0.0.1:1"),
         (["status", "localhost"], 2, "'localhost' is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000"),
         (["top", "127.0.0.1:1", "--once", "--timeout", "1"], 4, "no peer answers at 127.0.0.1:1"),
@@ -148,6 +149,7 @@ def test_bad_input_is_one_sentence_and_an_exit_code(
 ) -> None:
     done = grapevine(*words)
     assert done.code == code, done.out + done.err
+    assert done.out == "", "nothing is announced that is then refused"
     assert sentence in done.err
     assert "Traceback" not in done.err
     assert done.err.count("\n") == 1
