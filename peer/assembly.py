@@ -117,8 +117,8 @@ def in_effect(config: Config) -> Config:
     own: dict[str, object] = {"wire_dtype": str(wire_dtype(config)), "weighting": weighting(config)}
     if kind.outer is not None:
         own |= {"outer_lr": outer.lr, "outer_momentum": outer.momentum}
-    if kind.takes_consensus_step or keeps_replicas(config):
-        own["consensus_step"] = _consensus_step(config)
+    if config.consensus_step == default_step(wire_dtype(config).fraction):
+        own["consensus_step"] = None  # of peers that differ in the format, that is what is named
     return config.model_copy(update=own)
 
 
