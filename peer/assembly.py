@@ -111,6 +111,17 @@ def _consensus_step(config: Config) -> float:
     return config.consensus_step or default_step(wire_dtype(config).fraction)
 
 
+def in_effect(config: Config) -> Config:
+    """The same with what is meant where nobody says anything: to be told and compared, not to be asked what was given."""
+    kind, outer = ALGORITHMS[config.algorithm], make_outer(config)
+    own: dict[str, object] = {"wire_dtype": str(wire_dtype(config)), "weighting": weighting(config)}
+    if kind.outer is not None:
+        own |= {"outer_lr": outer.lr, "outer_momentum": outer.momentum}
+    if config.consensus_step == default_step(wire_dtype(config).fraction):
+        own["consensus_step"] = None  # of peers that differ in the format, that is what is named
+    return config.model_copy(update=own)
+
+
 def steps_locally(config: Config) -> bool:
     """Whether the trainer makes the steps, and rounds hand out displacements."""
     return config.local_steps > 1 or ALGORITHMS[config.algorithm].steps_locally

@@ -35,6 +35,8 @@ ENV_ALIASES = {"peer": "RANK", "peers": "WORLD_SIZE"}
 TIMING = "timing"
 
 
+#: Fields whose flag is not their name: the flag repeats, so it is in the singular.
+FLAGS = {"addresses": "--address"}
 #: Options of one topology.
 OF_TOPOLOGY = {"base_k": "base", "degree": "random-regular", "probability": "erdos-renyi", "radius": "geometric"}
 
@@ -221,7 +223,9 @@ class Config(BaseModel):
 
     # the network
     peer: int | None = Field(None, ge=0, description="Id of this peer, 0 .. peers-1 (peer only)")
-    listen: str = Field("127.0.0.1:0", description="HOST:PORT to listen on; port 0: any free one")
+    listen: str = Field(
+        "127.0.0.1:0", description="HOST:PORT to listen on; port 0: any free one (default: its own of addresses)"
+    )
     addresses: tuple[str, ...] = Field((), description="HOST:PORT of every peer, in the order of ids (peer only)")
     metrics_port: int = Field(
         0,
@@ -335,7 +339,7 @@ def choices(name: str) -> tuple[str, ...]:
 
 def flag(name: str) -> str:
     """Command line spelling of a field."""
-    return "--" + name.replace("_", "-")
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def load(

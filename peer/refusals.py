@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from peer.config import Config, ConfigError, flag
 from peer.gossip.algorithm import Algorithm
 from peer.gossip.algorithms import ALGORITHMS
+from peer.gossip.central import DIGIT
 from peer.gossip.wire_dtype import WireDtype
 from peer.methods import usual
 
@@ -108,6 +109,12 @@ def check_method(config: Config) -> None:
     if config.local_steps > 1 and kind.why_no_local_steps:
         raise ConfigError(
             f"--local-steps: {config.algorithm} makes one step between two exchanges: {kind.why_no_local_steps}; leave it at 1"
+        )
+    samples = config.batch_size * config.local_steps
+    if samples > DIGIT and (kind.sums_gradients or kind.has_head):
+        name = "local_steps" if config.local_steps > 1 else "batch_size"
+        raise ConfigError(
+            f"{flag(name)}: a round would have {samples:,} samples of a peer, and {config.algorithm} counts to {DIGIT:,}; lower it"
         )
     if config.random_graph_every and kind.why_no_random_graphs:
         raise ConfigError(

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from peer import __version__
-from peer.cli.options import DAEMON_OPTIONS, all_but, with_options
+from peer.cli.options import DAEMON_OPTIONS, all_but, check_address, with_options
 from peer.config import Config, ConfigError
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import as_json, begin_logs, event
@@ -70,7 +70,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version")
     ] = False,
 ) -> None:
     return None
@@ -80,7 +80,9 @@ def _root(
 @with_options(all_but("peer", "listen", "addresses"))
 def up(
     config: Config,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page of peer 0 in the browser")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", metavar="", help="Open the page of peer 0 in the browser")
+    ] = False,
 ) -> None:
     """Run a local cluster of N daemons, with a live view, until the target loss or a limit."""
     if open_page and config.metrics_port < 0:
@@ -117,9 +119,12 @@ def _run_cluster(config: Config, *, open_page: bool) -> Outcome | None:
     from peer.daemon.process import run_loop
 
     voice = Voice(console)
-    voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
+
+    def begins() -> None:
+        voice.say(describe(config), "start", style="dim", run=config.run, peers=config.peers)
+
     try:
-        return run_loop(cluster.up(config, console, open_page=open_page))
+        return run_loop(cluster.up(config, console, open_page=open_page, begins=begins))
     except Interrupted:
         voice.say("interrupted before training began", "interrupted")
         return None
@@ -130,7 +135,7 @@ def _run_cluster(config: Config, *, open_page: bool) -> Outcome | None:
 def simulate(
     config: Config,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compute chunk by chunk, bit for bit as the daemon; slower")
+        bool, typer.Option("--exact", metavar="", help="Compute chunk by chunk, bit for bit as the daemon; slower")
     ] = False,
     parameters: Annotated[
         int, typer.Option("--parameters", min=1, help="--task timing: floats in a model, for the network")
@@ -152,8 +157,12 @@ def compare(
     algorithms: Annotated[str, typer.Option("--algorithms", help="Comma-separated")] = "ring-all-reduce,dpsgd,matcha",
     closings: Annotated[str, typer.Option("--closings", help="Comma-separated")] = "barrier,first",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each cell, from --seed on")] = 3,
-    simulated: Annotated[bool, typer.Option("--simulate", help="In virtual time instead of real processes")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished cells in --out")] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulate", metavar="", help="In virtual time instead of real processes")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", metavar="", help="Go on with the finished cells in --out")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the report")] = Path("comparison"),
 ) -> None:
     """Play a matrix of scenarios, algorithms and closings, and write a report with plots."""
@@ -196,7 +205,7 @@ def peer(config: Config) -> None:
 @with_options(["peers", "topology", "base_k", "degree", "probability", "radius", "budget", "seed"])
 def plan(
     config: Config,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON")] = False,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds to draw")] = 24,
 ) -> None:
     """Print the topology and MATCHA's schedule on it, or its own where it changes from round to round."""
@@ -208,7 +217,7 @@ def plan(
 @app.command()
 def status(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the peer listens")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer")] = 5.0,
 ) -> None:
     """Ask a running peer how it is."""
@@ -221,7 +230,7 @@ def status(
 @app.command()
 def top(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where any of the peers listens")],
-    once: Annotated[bool, typer.Option("--once", help="Print one table and end")] = False,
+    once: Annotated[bool, typer.Option("--once", metavar="", help="Print one table and end")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks")] = 1.0,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer")] = 2.0,
 ) -> None:
@@ -233,17 +242,10 @@ def top(
         asyncio.run(show_top(address, console, once=once, every=every, timeout=timeout))
 
 
-def check_address(address: str) -> None:
-    """Raises ConfigError if it is not like HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{address!r} is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000")
-
-
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write")] = Path("grapevine.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file")] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Overwrite the file")] = False,
 ) -> None:
     """Write a commented config with every option at its default."""
     from peer.cli.template import write_template

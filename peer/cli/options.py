@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
-from peer.config import ENV_PREFIX, TIMING, Config, choices, flag, load
+from peer.config import ENV_PREFIX, TIMING, Config, ConfigError, choices, flag, load
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import begin
 
@@ -95,8 +96,10 @@ DAEMON_OPTIONS = (
         "tracing",
     ),
 )
-#: Fields whose flag is not their name: the flag repeats, so it is in the singular.
-FLAGS = {"addresses": "--address"}
+#: What is said of options that are equal on all peers.
+ALIKE = " [alike]"
+#: Before the name of a switch that is turned off.
+NO = "no_"
 
 
 def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -104,18 +107,20 @@ def with_options(names: Collection[str]) -> Callable[[Callable[..., None]], Call
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "config"]
+        switches = [name for name in names if Config.model_fields[name].annotation is bool]
 
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
             file: Path | None = arguments.pop("config", None)
             given = {name: arguments.pop(name) for name in names}
             chosen = {name: value for name, value in given.items() if value is not None and value != []}
+            chosen |= {name: False for name in switches if arguments.pop(NO + name)}
             _speak_as(
                 {"log_format": os.environ.get(ENV_PREFIX + "LOG_FORMAT"), **chosen}
             )  # the sources may be bad themselves
             command(config=load(chosen, os.environ, file, _defaults_of, _speak_as), **arguments)
 
-        parameters = [*own, _config_file(), *(_parameter(name) for name in names)]
+        parameters = [*own, _config_file(), *(made for name in names for made in _parameters(name))]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
@@ -145,6 +150,13 @@ def all_but(*names: str) -> list[str]:
     return [name for name in Config.model_fields if name not in names]
 
 
+def check_address(address: str) -> None:
+    """Raises ConfigError if it is not like HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{address!r} is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000")
+
+
 def _config_file() -> inspect.Parameter:
     option = typer.Option(
         "--config", "-c", help="TOML file; `grapevine init` writes a commented one", show_default=False
@@ -152,24 +164,37 @@ def _config_file() -> inspect.Parameter:
     return _keyword("config", Annotated[Path | None, option])
 
 
-def _parameter(name: str) -> inspect.Parameter:
+def described(name: str) -> str:
+    """What an option is, with the names that it may have."""
+    told = (Config.model_fields[name].description or "").removesuffix(ALIKE)
+    names = choices(name)
+    return told if all(choice in told for choice in names) else f"{told}: {', '.join(names)}"
+
+
+def _parameters(name: str) -> list[inspect.Parameter]:
+    """The option of a field; of a switch two, on and off. The one that changes nothing by itself is not in the help, whose columns are
+    narrow."""
     field = Config.model_fields[name]
-    panel = next(title for title, members in PANELS.items() if name in members)
-    kind = _plain_type(field.annotation)
-    spelled = FLAGS.get(name, flag(name))
-    default = field.default
-    option = typer.Option(
-        f"{spelled}/--no-{spelled.removeprefix('--')}" if kind is bool else spelled,
-        help=(field.description or "").removesuffix(" [alike]"),
-        rich_help_panel=panel,
-        metavar="|".join(choices(name)) or None,
-        show_default=str(default) if default not in (None, ()) else False,
-    )
-    return _keyword(name, Annotated[kind | None, option])
+    spelled, default = flag(name), field.default
+    told = described(name)
+    if default is not None and default is not False and default != () and "(default:" not in told:
+        told += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {str(default).lower()}]"
+    shown: dict[str, Any] = {
+        "help": escape(told),  # else what is in brackets would be a style
+        "rich_help_panel": next(title for title, members in PANELS.items() if name in members),
+        "show_default": False,
+    }
+    if field.annotation is not bool:
+        return [_keyword(name, Annotated[_plain_type(field.annotation) | None, typer.Option(spelled, **shown)])]
+    off = f"--no-{spelled.removeprefix('--')}"
+    return [
+        _keyword(name, Annotated[bool | None, typer.Option(spelled, hidden=default, metavar="", **shown)]),
+        _keyword(NO + name, Annotated[bool, typer.Option(off, hidden=not default, metavar="", **shown)], default=False),
+    ]
 
 
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _keyword(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from peer.accounts.report import write_report
 from peer.accounts.summary import PeerSummary
+from peer.cli.options import check_address
 from peer.cli.voice import Voice
 from peer.cluster.browser import page_address
 from peer.cluster.observer import loss_of
@@ -24,18 +25,23 @@ from peer.training.evaluate import Evaluator
 
 def run_standalone(config: Config, console: Console) -> None:
     """Run until a limit, the target or a signal; what was counted until then is reported however it ends. Raises Fatal or ConfigError."""
-    if config.peer is None:
+    peer = config.peer
+    if peer is None:
         raise ConfigError("--peer: which one is this? Give its id, 0 to peers-1, by --peer, GRAPEVINE_PEER or RANK")
     if len(config.addresses) != config.peers:
         raise ConfigError(
             f"--address: {len(config.addresses)} addresses for {config.peers} peers; name HOST:PORT of every peer, in the order of ids"
         )
+    for address in config.addresses:
+        check_address(address)
+    if "listen" not in config.model_fields_set and peer < config.peers:
+        config = config.model_copy(update={"listen": config.addresses[peer]})
     if config.report is not None and not config.report.absolute().parent.is_dir():
         raise ConfigError(f"--report: there is no folder {config.report.absolute().parent}")
     begin_logs(config)
     check_tracing(config)
     voice = Voice(console)
-    summary, evaluated, fatal = run_loop(_run(config, config.peer, voice))
+    summary, evaluated, fatal = run_loop(_run(config, peer, voice))
     report = {**summary.as_dict(), **evaluated, "error": None if fatal is None else fatal.sentence}
     if fatal is not None:
         report["stop_reason"] = fatal.sentence

@@ -6,6 +6,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 from rich.table import Table
 
+from peer.cluster.live import by_reason
 from peer.cluster.table import amount
 from peer.exit_codes import ExitCode, Fatal
 from peer.transport.client import PeerClient, PeerUnreachable
@@ -40,10 +41,8 @@ def _facts(reply: StatusReply) -> Table:
     table.add_row(
         "training", f"{reply.algorithm} on {reply.topology}, task {reply.task}, model {reply.fingerprint[:12]}"
     )
-    reasons = ", ".join(
-        f"{n} {reason}" for reason, n in sorted(reply.rounds_by_reason.items(), key=lambda item: -item[1])
-    )
-    table.add_row("round", f"{reply.round}  (closed by {reasons or 'none yet'})")
+    reasons = by_reason(reply.rounds_by_reason)
+    table.add_row("round", f"{reply.round}, of which closed {reasons}" if reasons else str(reply.round))
     table.add_row(
         "samples",
         f"{reply.samples:,} in updates, {reply.samples_redone:,} redone, {reply.samples_nonfinite:,} non-finite",
@@ -54,7 +53,7 @@ def _facts(reply: StatusReply) -> Table:
     )
     table.add_row("bytes", f"{amount(reply.bytes_sent)} sent, {amount(reply.bytes_received)} received")
     if reply.metrics_port:
-        table.add_row("metrics", f"port {reply.metrics_port}, /metrics; its page at /")
+        table.add_row("metrics", f"port {reply.metrics_port}: /metrics, and its page at /")
     return table
 
 

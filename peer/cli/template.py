@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import textwrap
 from pathlib import Path
 
-from peer.cli.options import PANELS
+from peer.cli.options import ALIKE, PANELS, described
 from peer.config import Config, ConfigError
+from peer.methods import BACKUP_DEFAULTS, DEFAULTS_OF
 
-#: A task may have defaults of its own for these, so the template does not set them.
-FROM_TASK = ("batch_size", "chunks", "lr", "optimizer")
+#: A task, an algorithm or another option may bring other defaults for these, so the template does not set them.
+BROUGHT = {
+    "batch_size",
+    "chunks",
+    "lr",
+    "optimizer",
+    "listen",
+    *BACKUP_DEFAULTS,
+    *itertools.chain(*DEFAULTS_OF.values()),
+}
+COLUMNS = 80
 
 HEADER = """\
-# Configuration of grapevine, for `grapevine up --config FILE` and `grapevine peer --config FILE`.
-# Every option is here at its default; lines that start with # are off. The command line and GRAPEVINE_* variables win over this file.
-# [alike]: must be equal on all peers; links check it.
+# Configuration of grapevine, for `grapevine up --config FILE` and `grapevine
+# peer --config FILE`. Every option is here at its default. Lines that begin
+# with # are off: options that have no default, and those for which a task or an
+# algorithm may bring its own. The command line and GRAPEVINE_* variables win
+# over this file. [alike]: must be equal on all peers; links check it.
 """
 
 
@@ -25,8 +39,9 @@ def template() -> str:
         lines.append(f"# --- {title.lower()} ---\n")
         for name in names:
             field = Config.model_fields[name]
-            lines.append(f"# {field.description}")
-            off = "# " if field.default is None or name in FROM_TASK else ""
+            told = described(name) + (ALIKE if (field.description or "").endswith(ALIKE) else "")
+            lines += textwrap.wrap(told, COLUMNS, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+            off = "# " if field.default is None or name in BROUGHT else ""
             lines.append(f"{off}{name} = {'...' if field.default is None else _toml(field.default)}\n")
     return "\n".join(lines)
 

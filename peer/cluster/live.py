@@ -36,6 +36,7 @@ REASONS = {
     "barrier": "all done",
     "missed": "a model that did not come",
     "gradient": "a gradient that came",
+    "timeout": "the safety net",
 }
 
 
@@ -183,7 +184,8 @@ class Frame:
 
 def describe(config: Config) -> str:
     """One line: what is being run."""
-    how = "blocking (barrier)" if config.closing == "barrier" else f"non-blocking ({config.closing})"
+    words = {"barrier": "blocking (barrier)", "none": "without rounds"}
+    how = words.get(config.closing, f"non-blocking ({config.closing})")
     stragglers = f", stragglers {' '.join(config.straggler)}" if config.straggler else ""
     scenario = f", scenario {config.scenario}" if config.scenario != "none" else ""
     wire = f", {config.wire_dtype} on the wire" if config.wire_dtype not in (None, "fp32") else ""
@@ -266,13 +268,15 @@ def _add_lost(table: Table, report: Mapping[str, Any]) -> None:
 
 
 def _add_work(table: Table, report: Mapping[str, Any]) -> None:
-    reasons = ", ".join(
-        f"{n} by {REASONS.get(r, r)}" for r, n in sorted(report["rounds_by_reason"].items(), key=lambda x: -x[1])
-    )
-    table.add_row("rounds", known(report["rounds"]), f"closed {reasons}")
+    table.add_row("rounds", known(report["rounds"]), f"closed {by_reason(report['rounds_by_reason'])}")
     table.add_row(
         "samples", f"{report['samples']:,}", f"{report['finished_fraction']:.0%} of what full rounds would be"
     )
+
+
+def by_reason(rounds: Mapping[str, int]) -> str:
+    """How many were closed why."""
+    return ", ".join(f"{n:,} by {REASONS.get(why, why)}" for why, n in sorted(rounds.items(), key=lambda x: -x[1]))
 
 
 def known(value: object) -> str:

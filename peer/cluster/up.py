@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from os import _exit
@@ -95,13 +95,21 @@ def check(config: Config) -> Checked:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
 
 
-async def up(config: Config, console: Console, view: View | None = None, *, open_page: bool = False) -> Outcome:
+async def up(
+    config: Config,
+    console: Console,
+    view: View | None = None,
+    *,
+    open_page: bool = False,
+    begins: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Run a cluster until its target, a limit, a signal, or a failure. Raises Fatal or Interrupted if it ends before training.
 
-    open_page: open the page of peer 0 in the browser.
+    open_page: open the page of peer 0 in the browser. begins: called when nothing is left to refuse.
     """
     torch.set_num_threads(1)
     checked = check(config)
+    begins()
     evaluator = Evaluator(checked.task, config.seed)
     evaluator.loss(torch.zeros(checked.num_elements))  # torch's first call is slow; it is paid before the clock starts
     started_at = time.monotonic()

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from peer.assembly import (
+    in_effect,
     make_accumulator,
     make_algorithm,
     make_model,
@@ -55,7 +56,8 @@ class Parts:
 
 def identity(config: Config, peer: int, schedule: Schedule, fingerprint: str) -> Identity:
     """What the two ends of a link must agree on."""
-    settings = {flag(name): str(value) for name, value in alike(config).items()}
+    told = alike(in_effect(config))
+    settings = {flag(name): "none" if value is None else str(value) for name, value in told.items()}
     settings["the schedule (--topology, --mixing, --budget, --seed)"] = schedule.digest()
     return Identity(config.run, peer, config.peers, fingerprint, settings)
 

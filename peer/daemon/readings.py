@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from peer import __version__, metrics
-from peer.assembly import weighting
+from peer.assembly import in_effect
 from peer.config import Config
 from peer.daemon.conversation import Conversation
 from peer.daemon.player import RoundPlayer
@@ -29,8 +29,8 @@ STATES = ("starting", "training", "finished", "draining")
 
 def identity(config: Config) -> Callable[[Sheet], None]:
     """What does not change."""
-    options = {**{name: str(getattr(config, name)) for name in metrics.OPTIONS}, "weighting": weighting(config)}
-    run = (str(config.peers), *(options[name] for name in metrics.OPTIONS))
+    told = in_effect(config)
+    run = (str(config.peers), *(str(getattr(told, name)) for name in metrics.OPTIONS))
 
     def fill(sheet: Sheet) -> None:
         sheet.put(metrics.BUILD, 1, __version__, platform.python_version(), str(torch.__version__))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from peer.accounts.chronicle import Chronicle, Event
 from peer.accounts.pulse import Curve, Point, Pulse, point
+from peer.assembly import in_effect
 from peer.config import Config
 from peer.gossip.digest import MAX_LOST_LINKS, Digest, DigestBook, Held, say_every
 from peer.gossip.membership import PeerDirectory
@@ -35,9 +36,9 @@ class Watch:
         self.peer = peer
         self.num_peers = config.peers
         self.every = say_every(config.peers)
+        told = in_effect(config)
         self.about: Mapping[str, str] = {
-            name: str(getattr(config, name))
-            for name in ("run", "algorithm", "topology", "closing", "task", "wire_dtype")
+            name: str(getattr(told, name)) for name in ("run", "algorithm", "topology", "closing", "task", "wire_dtype")
         }
         self.pulse = Pulse(config.round_chunks)
         self._describe = describe

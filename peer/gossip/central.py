@@ -11,11 +11,14 @@ DIGIT = 1 << 24
 
 
 def read_count(sent: Tensor) -> int | None:
-    """The number that weighs the sum [d] before it; sent: [d + 1]. None if a number is not finite, or the last is no count."""
-    if not is_finite(sent):
-        return None
-    count = float(sent[-1])
-    return int(count) if count >= 0 and count.is_integer() else None
+    """The number that weighs the sum [d] before it; sent: [d + 1]. None if a number is not finite, or the last is no count: also one that
+    is larger than float32 counts (`refusals` refuses such rounds), which no clock could be written with."""
+    return int(sent[-1]) if is_finite(sent) and is_count(float(sent[-1])) else None
+
+
+def is_count(number: float, peers: int = 1) -> bool:
+    """Whether so many peers' counts may add up to this."""
+    return 0 <= number <= peers * DIGIT and number.is_integer()
 
 
 def write_clock(clock: int, digits: Tensor) -> None:

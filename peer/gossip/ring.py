@@ -15,14 +15,13 @@ latency and bandwidth (Thakur, Rabenseifner, Gropp 2005, "Optimization of collec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from typing import ClassVar
 
 from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, zeros
-from peer.gossip.central import read_count
+from peer.gossip.central import is_count, read_count
 from peer.gossip.compression import WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Answer, Effect, Exchange, Inbox
@@ -64,7 +63,7 @@ class Ring:
             yield from self._reduce_scatter()
             yield from self._all_gather()
         total = float(self._total[-1])
-        if not 0 <= total < math.inf:  # weights are sums of counts: somebody sent another
+        if not is_count(total, self._num_peers):  # somebody sent another
             raise RoundBroken((self._peer - 1) % self._num_peers, "corrupt")
         return self.room, total
 

@@ -222,6 +222,7 @@ class Talk:
     def link_up(self, peer: int) -> bool:
         """Returns whether that peer had been a suspect."""
         self.linked.add(peer)
+        self._pauses.pop(peer, None)
         back = self.directory.heard(peer)
         for origin in sorted(self.flood.ready):
             self._tell(peer, Word(WordKind.READY, origin))

@@ -96,12 +96,13 @@ class GrpcTransport(LinkedTransport):
         if self._options.reflection:
             names = (PACKAGE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
+        in_vain = f"cannot listen on {self._listen}: is the port taken, or the address none of this machine?"
         try:
             port = server.add_insecure_port(self._listen)
         except RuntimeError as refused:
-            raise OSError(errno.EADDRINUSE, f"cannot listen on {self._listen}: is the port taken?") from refused
+            raise OSError(errno.EADDRINUSE, in_vain) from refused
         if port == 0:
-            raise OSError(errno.EADDRINUSE, f"cannot listen on {self._listen}: is the port taken?")
+            raise OSError(errno.EADDRINUSE, in_vain)
         await server.start()
         self._server = server
         if self._data_plane is not DataPlane.GRPC:

@@ -54,7 +54,7 @@ FLUSH_SECONDS: Final = 0.3
 """How long `stop` waits for the last control words to be written, and for an answer to them."""
 
 READ_SECONDS: Final = 2.0
-"""How long `stop` waits for an end that may not have read yet what it needs."""
+"""How long `stop` waits for an end that may not have read yet what it needs, or why it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class LinkedTransport(Transport):
         self._wanted: dict[int, str] = {}
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refusing: set[asyncio.Future[None]] = set()  # handshakes in which the other end may not have heard why
         self._encoder = Encoder()
 
     @abstractmethod
@@ -169,6 +170,8 @@ class LinkedTransport(Transport):
         """Says the last words, closes links, ends every task."""
         links = list(self._links.values())
         await asyncio.gather(*map(self._part, links))
+        if self._refusing:
+            await asyncio.wait(self._refusing, timeout=READ_SECONDS)
         for link in links:
             self._take_down(link, "stopped")
         for task in self._dials.values():
@@ -206,11 +209,18 @@ class LinkedTransport(Transport):
             refusal = refusal or check_planes(mine, theirs)
             return refusal if refusal is not None else await self._check_duplicate(theirs)
 
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
         def told(refused: Refused) -> None:
+            self._refusing.add(over)
             known = refused.peer is not None and refused.peer < self.identity.num_peers
             self._told.on_refused(refused.peer if known else None, refused.refusal.field, refused.refusal.sentence)
 
-        answer = await shake_hands(lane, mine, check, told, offer)
+        try:
+            answer = await shake_hands(lane, mine, check, told, offer)
+        finally:
+            self._refusing.discard(over)
+            over.set_result(None)
         if answer is None:
             return None
         plane = agreed_plane(self._data_plane, answer.data_plane)

@@ -55,7 +55,8 @@ class Outbox:
     async def empty(self) -> None:
         """Until all is written, or the link is down."""
         while self._words and not self._down.done():
-            self._drained = self._loop.create_future()
+            if self._drained is None or self._drained.done():
+                self._drained = self._loop.create_future()
             await asyncio.wait((self._drained, self._down), return_when=asyncio.FIRST_COMPLETED)
 
     async def run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from peer import __version__
+from peer.config import Config, choices
 from tests.conftest import Grapevine
 
 GRAPH_0 = [[[1, 5], [6, 7], [0, 4], [2, 3]], [[1, 7], [3, 6]], [[1, 0], [3, 7], [5, 6]], [[1, 2], [7, 0]], [[3, 1]]]
@@ -63,7 +65,8 @@ def test_plan_of_a_topology_that_varies(grapevine: Grapevine) -> None:
     ("words", "line"),
     [
         ("--peers 8 --topology equidyn", "8 peers, dpsgd on topology equidyn, "),
-        ("--peers 3 --topology star", "3 peers, dpsgd on a star, "),
+        ("--peers 3 --topology star", "3 peers, dpsgd on a star, non-blocking (first), "),
+        ("--peers 3 --algorithm ad-psgd", "3 peers, ad-psgd on a ring, without rounds, "),
         ("--peers 5 --topology complete", "5 peers, dpsgd on topology complete, "),
     ],
 )
@@ -132,6 +135,7 @@ def test_a_run_is_described_in_words(grapevine: Grapevine, words: str, line: str
         (["plan", "--topology", "missing.json"], 2, "No such file"),
         (["peer"], 2, "--peer: which one is this?"),
         (["peer", "--peer", "0", "--peers", "2", "--address", "a:1"], 2, "1 addresses for 2 peers"),
+        (["peer", "--peer", "0", "--peers", "1", "--address", "a"], 2, "'a' is no address of a peer; write HOST:PORT"),
         (["status", "127.0.0.1:1", "--timeout", "1"], 4, "127.0.0.1:1"),
         (["status", "localhost"], 2, "'localhost' is no address of a peer; write HOST:PORT, as in 127.0.0.1:7000"),
         (["top", "127.0.0.1:1", "--once", "--timeout", "1"], 4, "no peer answers at 127.0.0.1:1"),
@@ -145,6 +149,7 @@ def test_bad_input_is_one_sentence_and_an_exit_code(
 ) -> None:
     done = grapevine(*words)
     assert done.code == code, done.out + done.err
+    assert done.out == "", "nothing is announced that is then refused"
     assert sentence in done.err
     assert "Traceback" not in done.err
     assert done.err.count("\n") == 1
@@ -204,6 +209,32 @@ def test_help_names_every_command_and_the_environment_is_checked(
     monkeypatch.setenv("GRAPEVINE_TOPOLOGIE", "ring")
     wrong = grapevine("plan")
     assert (wrong.code, "did you mean GRAPEVINE_TOPOLOGY" in wrong.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["up", "simulate", "compare", "peer", "plan"])
+def test_help_fits_a_terminal_and_cuts_nothing(
+    grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = grapevine(command, "--help").out
+    assert max(map(len, told.splitlines())) <= 80
+    assert "…" not in told
+    words = " ".join(told.replace("│", " ").split())
+    for name in Config.model_fields.keys() - {"peer", "listen", "addresses"} if command == "up" else ():
+        assert re.search(rf" --(no-)?{name.replace('_', '-')} ", words), name
+        for choice in choices(name):
+            assert choice in words
+    assert ("needs grapevine[tracing]" in words) == (command in ("up", "peer"))
+    assert "[default: 8]" in words
+
+
+def test_a_switch_of_the_config_file_is_turned_off_on_the_command_line(grapevine: Grapevine, tmp_path: Path) -> None:
+    (tmp_path / "on.toml").write_text('head_computes = true\nalgorithm = "dpsgd"\n')
+    (tmp_path / "off.toml").write_text('head_computes = false\nalgorithm = "dpsgd"\n')
+    few = ("simulate", "--peers", "2", "--max-rounds", "1", "--config")
+    assert "--head-computes: it is for sync-sgd" in grapevine(*few, "on.toml", "--no-head-computes").err
+    assert "--head-computes: it is for sync-sgd" in grapevine(*few, "off.toml").err
+    assert grapevine(*few, "off.toml", "--head-computes").code == 0
 
 
 def test_who_only_asks_a_peer_does_not_wait_for_what_computes() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from peer.assembly import make_schedule
 from peer.cli.options import PANELS
 from peer.cli.template import template, write_template
 from peer.config import Config, ConfigError, alike, load, validated
+from peer.gossip.algorithms import ALGORITHMS
 from topology.suggestion import nearest
 
 
@@ -110,6 +113,17 @@ def test_the_template_has_every_option_at_its_default(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         write_template(path, force=False)
     write_template(path, force=True)
+    assert max(map(len, template().splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "line"), [*((name, "peers = 8") for name in ALGORITHMS), ("sync-sgd", "backup_workers = 1")]
+)
+def test_whoever_changes_one_line_of_the_template_is_not_refused_for_the_others(algorithm: str, line: str) -> None:
+    name = line.partition(" ")[0]
+    changed = re.sub(rf"(?m)^{name} = .*$", line, template()).replace('= "dpsgd"', f'= "{algorithm}"')
+    config = validated(tomllib.loads(changed))
+    assert (config.algorithm, make_schedule(config).num_peers) == (algorithm, 8)
 
 
 def test_every_option_has_a_panel_a_description_and_a_place() -> None:

@@ -434,10 +434,10 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
     addresses = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
     config.write_text(f"peers = 2\naddresses = [{addresses}]\nchunk_seconds = 0.005\nmetrics_eval_every = 0.1\n")
     common = ["peer", "--config", str(config)]
-    first = [*common, "--peer", "0", "--listen", f"127.0.0.1:{ports[0]}", "--metrics-port", str(metrics_port)]
+    first = [*common, "--peer", "0", "--metrics-port", str(metrics_port)]
     with warm(*first, "--report", str(tmp_path / "0.json")) as zero:
         wait_for(zero, "waiting for the others")
-        with warm(*common, "--listen", f"127.0.0.1:{ports[1]}", "--metrics-port", "-1", RANK="1") as one:
+        with warm(*common, "--metrics-port", "-1", RANK="1") as one:
             wait_for(zero, "training")
             status = subprocess.run(
                 [sys.executable, "-m", "peer", "status", f"127.0.0.1:{ports[0]}", "--json"],
@@ -503,7 +503,7 @@ def test_an_occupied_port_is_exit_code_three() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         words = ["peer", "--peer", "0", "--peers", "2", "--address", f"127.0.0.1:{port}", "--address", "127.0.0.1:1"]
-        with warm(*words, "--listen", f"127.0.0.1:{port}", "--metrics-port", "-1") as process:
+        with warm(*words, "--metrics-port", "-1") as process:
             _, err = process.communicate(timeout=DONE_WITHIN)
             assert process.returncode == 3
             assert f"127.0.0.1:{port}" in err

@@ -5,17 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peer.assembly import make_schedule, make_wire
-from peer.config import ConfigError, validated
+from peer.assembly import in_effect, make_schedule, make_wire
+from peer.config import ConfigError, flag, validated
+from peer.daemon.assembly import identity
 from peer.gossip.compression import wire_format
 from peer.gossip.mixing import payload_bytes
 from peer.gossip.wire_dtype import WireDtype
 from peer.sim.simulator import Simulation
 from peer.training.flat import FlatModel
 from peer.training.task import build_model, load_task
+from peer.transport.handshake import check_hello
 from tests.daemon.rig import Rig, config
 
 ROUNDS = 6
+OTHER: dict[str, object] = {
+    "wire_dtype": "bf16",
+    "weighting": "peers",
+    "consensus_step": 0.5,
+    "outer_lr": 0.9,
+    "outer_momentum": 0.6,
+}
 
 
 def promised(algorithm: str, wire: str, peers: int) -> int:
@@ -29,6 +38,31 @@ def promised(algorithm: str, wire: str, peers: int) -> int:
     shards = [shard.numel() for shard in torch.empty(d + 1).tensor_split(peers)]
     payloads = [made.num_bytes(d) for d in (*shards[:-1], shards[-1] - 1)]
     return ROUNDS * 2 * (peers - 1) * (sum(payloads) + 4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "said"),
+    [
+        ("dpsgd", {"wire_dtype": "fp32"}),
+        ("ring-all-reduce", {"weighting": "samples"}),
+        ("choco-sgd", {"consensus_step": 1.0}),
+        ("slowmo", {"outer_lr": 1.0, "outer_momentum": 0.7, "weighting": "samples"}),
+        ("noloco", {"consensus_step": 1.0}),
+    ],
+)
+def test_who_says_what_is_meant_without_a_word_is_not_refused_for_it(algorithm: str, said: dict[str, object]) -> None:
+    """And what is told of a run is what is meant."""
+    settings = [config(algorithm=algorithm, **said), config(algorithm=algorithm)]
+    mine, theirs = (identity(settings[i], i, make_schedule(settings[i]), "same") for i in range(2))
+    assert check_hello(mine, theirs, 1) is None
+    meant = {name: None if name == "consensus_step" else value for name, value in said.items()}
+    for name, value in meant.items():
+        assert getattr(in_effect(settings[0]), name) == getattr(in_effect(settings[1]), name) == value
+    others = [config(algorithm=algorithm, **{name: OTHER[name]}) for name in said]
+    for other, name in zip(others, said, strict=True):
+        refusal = check_hello(mine, identity(other, 1, make_schedule(other), "same"), 1)
+        assert refusal is not None
+        assert refusal.sentence == f"peer 1 has {flag(name)} {OTHER[name]}, this peer {meant[name] or 'none'}"
 
 
 @pytest.mark.parametrize(

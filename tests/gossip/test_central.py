@@ -18,7 +18,7 @@ from tests.gossip.conductor import PlainSGD
 from tests.gossip.test_contract import schedule_of
 
 D = 5
-NO_COUNTS = (0.5, -1.0, 1.5, math.nan, math.inf)
+NO_COUNTS = (0.5, -1.0, 1.5, math.nan, math.inf, 2.0 * DIGIT, 1e38)
 
 
 @pytest.mark.parametrize("clock", [0, 1, DIGIT - 1, DIGIT, 123 * DIGIT + 7, DIGIT**2 - 1])
@@ -63,6 +63,7 @@ def test_what_is_no_count_is_none(count: float) -> None:
     assert read_count(torch.tensor([1.0, 2.0, count])) is None
     assert read_count(torch.tensor([math.nan, 2.0, 3.0])) is None
     assert read_count(torch.tensor([1.0, 2.0, 3.0])) == 3
+    assert read_count(torch.tensor([1.0, 2.0, float(DIGIT)])) == DIGIT
 
 
 @pytest.mark.parametrize("count", NO_COUNTS)

@@ -98,6 +98,8 @@ REFUSED: list[tuple[str, dict[str, object], str]] = [
     ("gradient-tracking", {"local_steps": 2}, "--local-steps: gradient-tracking makes one step between two exchanges"),
     ("async-sgd", {"local_steps": 2}, "async-sgd makes one step between two exchanges: the head takes each gradient as it comes"),
     ("ad-psgd", {"local_steps": 2}, "ad-psgd makes one step between two exchanges: a peer takes each gradient as it comes"),
+    ("slowmo", {"local_steps": 1 << 22}, "--local-steps: a round would have 33,554,432 samples of a peer, and slowmo counts to"),
+    ("async-sgd", {"batch_size": 1 << 25}, "--batch-size: a round would have 33,554,432 samples of a peer, and async-sgd"),
     ("qg-dsgdm", {"optimizer": "momentum"}, "--optimizer: qg-dsgdm can't use momentum: quasi-global momentum is the"),
     ("gradient-tracking", {"optimizer": "adam"}, "--optimizer: gradient-tracking can't use adam: it steps along"),
     ("qg-dsgdm", OWN_OPTIMIZER, "--task: qg-dsgdm can't use the optimizer that tests.gossip.tasks:OwnOptimizer brings"),

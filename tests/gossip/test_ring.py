@@ -82,7 +82,7 @@ def test_only_small_vectors_travel_whole() -> None:
         assert not passes_whole(n, d, BF16)
 
 
-@pytest.mark.parametrize("bad", [(3, math.nan), (3, math.inf), (D, -1.0), (D, 0.5), (D, math.inf)])
+@pytest.mark.parametrize("bad", [(3, math.nan), (3, math.inf), (D, -1.0), (D, 0.5), (D, math.inf), (D, 1e30)])
 def test_a_vector_that_makes_no_sense_breaks_the_round_and_names_who_sent_it(bad: tuple[int, float]) -> None:
     score = ring(5, 0, WHOLE_BYTES).sum(brought(0), 1.0)
     step = next(score)
@@ -93,4 +93,24 @@ def test_a_vector_that_makes_no_sense_breaks_the_round_and_names_who_sent_it(bad
     step.into[1].copy_(row)
     with pytest.raises(RoundBroken, match="corrupt") as broken:
         score.send(Inbox({4: step.into[4].fill_(1.0), 1: step.into[1]}))
+    assert broken.value.peer == 1
+
+
+@pytest.mark.parametrize("count", [-2.0, 0.5, 1e30, math.inf])
+def test_shards_whose_counts_add_up_to_what_no_peers_have_break_the_round(count: float) -> None:
+    """The count is in the last element of the last shard, which peer 0 of two gets finished."""
+
+    def play() -> None:
+        score = ring(2, 0, -1).sum(brought(0), 1.0)
+        step = next(score)
+        while True:
+            assert isinstance(step, Exchange)
+            (size,) = step.receive.values()
+            came = step.into.get(1, torch.empty(size))
+            came.fill_(1.0)[-1] = count
+            step.take[1](came, size)
+            step = score.send(Inbox({1: came}))
+
+    with pytest.raises(RoundBroken, match="corrupt") as broken:
+        play()
     assert broken.value.peer == 1

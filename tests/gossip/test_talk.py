@@ -325,6 +325,24 @@ def test_where_nobody_tells_a_suspect_is_asked_again_after_pauses_that_double() 
     assert talk.directory.is_alive(1), "the pauses begin anew when it was heard"
 
 
+def test_who_has_a_link_again_is_not_asked_in_the_rhythm_of_before() -> None:
+    """Its silence of before was that of a link that is gone."""
+    schedule = FixedSchedule(build("ring", 3))
+    talk = Talk(0, schedule, OwnQuota(), lambda to, word: None, payload_means_closed=False, round_timeout=300.0)
+    talk.link_up(1)
+    talk.open(0.0)
+    for now in (0.0, 1.0, 1.0, 3.0, 3.0):  # asked again after 1 s, after 2 s; then a pause of 4 s begins
+        talk.missed(1)
+        talk.decide(False, now)
+    talk.link_down(1)
+    talk.link_up(1)
+    talk.missed(1)
+    talk.decide(False, 50.0)
+    assert not talk.directory.is_alive(1), "the pause of before is over, but not its own"
+    talk.decide(False, 51.0)
+    assert talk.directory.is_alive(1)
+
+
 def test_where_words_are_told_a_suspect_is_not_waited_for_until_it_is_heard() -> None:
     cluster = Cluster(ring(3))
     cluster.talks[0].missed(1)

@@ -10,6 +10,7 @@ import struct
 import weakref
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from peer.transport import grpc as carrier
+from peer.transport import linked
 from peer.transport.base import ExchangeKey, LossReason
 from peer.transport.codec import HEADER_BYTES, Check, column_sums, encode_head, unchecked
 from peer.transport.door import abstract
@@ -270,6 +272,42 @@ async def test_who_says_nothing_is_cut(victim: Member, monkeypatch: pytest.Monke
             assert isinstance(await call.read(), bytes)  # its hello
             assert await call.read() is grpc.aio.EOF
     assert not victim.transport.linked()
+
+
+def goodbye(**said: Any) -> wire.ControlMessage:
+    return wire.ControlMessage(goodbye=wire.Goodbye(**said))
+
+
+async def test_a_goodbye_of_frames_that_never_come_is_not_answered_and_costs_nothing(
+    victim: Member, caller: Caller
+) -> None:
+    await caller.say(goodbye(frames=2**64 - 1))
+    await caller.say(goodbye(answer=True))
+    await the_next_exchange_goes_on(victim, caller)
+    await caller.say(goodbye(frames=1))
+    while (heard := await caller.hear()).WhichOneof("body") != "goodbye":
+        pass
+    assert heard.goodbye.answer
+    assert victim.recorder.dropped == []
+
+
+@pytest.mark.parametrize("answers", ["nothing", "who goes too", "before it is asked"])
+async def test_who_stops_waits_for_no_answer_longer_than_it_says(
+    victim: Member, caller: Caller, monkeypatch: pytest.MonkeyPatch, answers: str
+) -> None:
+    """The vector that it sent is read by nobody: as the other end is silent, or says so itself."""
+    monkeypatch.setattr(linked, "READ_SECONDS", 0.2 if answers == "nothing" else 60.0)
+    if answers == "before it is asked":
+        await caller.say(goodbye(answer=True))
+        await caller.say(wire.ControlMessage(word=wire.Word(kind=wire.WORD_KIND_READY, origin=0)))
+        await victim.recorder.until(lambda: len(victim.recorder.words) == 1)
+    sent = victim.open(0, ExchangeKey(0, 0), torch.ones(3), None, atomic=False)
+    assert (await ended(sent)).lost is None
+    stopping = asyncio.create_task(victim.transport.stop())
+    if answers == "who goes too":
+        await caller.say(goodbye(frames=2**64 - 1))
+    async with asyncio.timeout(10):
+        await stopping
 
 
 async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: Member, caller: Caller) -> None:

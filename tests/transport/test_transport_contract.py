@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from peer.transport.base import ExchangeKey, LossReason, Word, WordKind
 from peer.transport.codec import FRAME_BYTES
+from peer.transport.lane import MemoryLane
+from peer.transport.streams import ClientLane, ServerLane
 
 from .rig import Rig, ended, ends, identity
 
@@ -282,6 +286,30 @@ async def test_who_trains_something_else_is_refused_at_both_ends(
     assert sentence_at_1 in b.recorder.refused[0][2]
     assert not a.transport.linked()
     assert not b.transport.linked()
+
+
+def slowly(read: Callable[[Any], Awaitable[bytes]]) -> Callable[[Any], Awaitable[bytes]]:
+    async def late(lane: Any) -> bytes:
+        await asyncio.sleep(0.05)
+        return await read(lane)
+
+    return late
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_who_refuses_and_stops_at_once_is_heard_all_the_same(
+    rig: Rig, who: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer ends when it refuses another, which reads slowly here, as on a busy machine. It must not wait on without knowing why."""
+    reads = MemoryLane if rig.carrier == "memory" else (ServerLane, ClientLane)[who]
+    monkeypatch.setattr(reads, "read", slowly(reads.read))
+    members = [await rig.start(identity(i, lr=lr)) for i, lr in enumerate(("0.1", "0.2"))]
+    members[0].transport.connect({1: members[1].address})
+    first, second = members[who], members[1 - who]
+    await first.recorder.until(lambda: bool(first.recorder.refused))
+    await first.transport.stop()
+    await second.recorder.until(lambda: bool(second.recorder.refused))
+    assert second.recorder.refused[0][:2] == (who, "lr")
 
 
 async def test_a_wrong_address_is_noticed_and_told(rig: Rig) -> None:
