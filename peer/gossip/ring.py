@@ -11,10 +11,10 @@ Small vectors travel whole, which takes N / 2 steps for 2 (N - 1): a step costs 
 small vector takes. It is the usual choice between latency and bandwidth (Thakur, Rabenseifner, Gropp 2005, "Optimization of collective
 communication operations in MPICH").
 
-N even: neighbours take turns (the neighbour exchange of Chen, Zhang, Zhang, Yuan 2005, with sums in the place of lists). First the two peers
-of a pair, 2m and 2m + 1, swap their vectors, and both have the sum of their pair. Then each swaps with its other neighbour, and then with
-the one in its pair again, and so on, what it has received last, at first the sum of its pair: after h steps everybody has the sums of h
-pairs. Bytes: 2 (d + 1) N. Memory: N / 2 + 1 vectors [d + 1].
+N even: neighbours take turns (the neighbour exchange of Chen, Zhang, Zhang, Yuan 2005, with sums in the place of lists). First the two
+peers of a pair, 2m and 2m + 1, swap their vectors, and both have the sum of their pair. Then each swaps with its other neighbour, and then
+with the one in its pair again, and so on, what it has received last, at first the sum of its pair: after h steps everybody has the sums of
+h pairs. Bytes: 2 (d + 1) N. Memory: N / 2 + 1 vectors [d + 1].
 
 N odd: in both directions; in step h everybody gets the vectors of the peers h places before and after. Bytes: 4 (d + 1) (N - 1). Memory:
 N + 1 vectors [d + 1].

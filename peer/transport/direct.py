@@ -244,6 +244,11 @@ class DirectLane:
         if self._ended is not None:
             raise LaneClosed(self._ended)
 
+    def release(self) -> socket.socket:
+        """The socket, which is the caller's from now on; of a lane that nobody uses yet, and which is over with that."""
+        self._ended = "the socket is used for something else"
+        return self._socket
+
     def close(self, reason: str = "the data socket was closed") -> None:
         """End the lane at once, whoever waits in it."""
         if self._ended is not None:

