@@ -7,17 +7,27 @@ exact in float32 up to 2^24 a round. How shards travel when they are not float32
 
 Bytes a peer sends: 8 (d + 1) (N - 1) / N. Memory: [d + 1], and a shard to receive.
 
-Small vectors are passed on whole, in both directions: in step h everybody gets the vectors of the peers h places before and after, so that
-N / 2 steps do for 2 (N - 1), and everybody sums them in the order of ids. A step costs a wake-up of every peer, which is most of what the
-sum of a small vector takes. Bytes: 4 (d + 1) (N - 1), at most WHOLE_BYTES. Memory: N + 1 vectors [d + 1]. It is the usual choice between
-latency and bandwidth (Thakur, Rabenseifner, Gropp 2005, "Optimization of collective communication operations in MPICH").
+Small vectors travel whole, which takes N / 2 steps for 2 (N - 1): a step costs a wake-up of every peer, which is most of what the sum of a
+small vector takes. It is the usual choice between latency and bandwidth (Thakur, Rabenseifner, Gropp 2005, "Optimization of collective
+communication operations in MPICH").
+
+N even: neighbours take turns (the neighbour exchange of Chen, Zhang, Zhang, Yuan 2005, with sums in the place of lists). First the two
+peers of a pair, 2m and 2m + 1, swap their vectors, and both have the sum of their pair. Then each swaps with its other neighbour, and then
+with the one in its pair again, and so on, what it has received last, at first the sum of its pair: after h steps everybody has the sums of
+h pairs. Bytes: 2 (d + 1) N. Memory: N / 2 + 1 vectors [d + 1].
+
+N odd: in both directions; in step h everybody gets the vectors of the peers h places before and after. Bytes: 4 (d + 1) (N - 1). Memory:
+N + 1 vectors [d + 1].
+
+Either way everybody sums in the order of ids, with the same bits, and sends at most WHOLE_BYTES.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, PeerState, RoundBroken, ScheduleOptions, zeros
@@ -33,8 +43,9 @@ WHOLE_BYTES = 3 << 18
 
 
 def passes_whole(num_peers: int, num_elements: int, wire: WireFormat, whole_bytes: int = WHOLE_BYTES) -> bool:
-    """Whether vectors of so many elements are passed on whole. In fp32 only: the other formats are for those who count bytes."""
-    return wire.name.kind == "fp32" and 4 * (num_elements + 1) * (num_peers - 1) <= whole_bytes
+    """Whether vectors of so many elements travel whole. In fp32 only: the other formats are for those who count bytes."""
+    num_vectors = num_peers - 1 if num_peers % 2 else num_peers // 2
+    return wire.name.kind == "fp32" and 4 * (num_elements + 1) * num_vectors <= whole_bytes
 
 
 class Ring:
@@ -46,7 +57,8 @@ class Ring:
         self._total = zeros(state.params.numel() + 1)
         self._shards = make_shards(self._total, state.num_peers, state.wire)
         whole = passes_whole(state.num_peers, state.size_on_wire, state.wire, whole_bytes)
-        self._rows = [zeros(self._total.numel()) for _ in range(state.num_peers if whole else 0)]  # by peer
+        num_rows = state.num_peers if state.num_peers % 2 else state.num_peers // 2
+        self._rows = [zeros(self._total.numel()) for _ in range(num_rows if whole else 0)]  # by peer, or by pair
 
     @property
     def room(self) -> Tensor:
@@ -57,7 +69,8 @@ class Ring:
         """(sum of all peers' vectors [d], sum of their weights), the same bits on every peer. The sum may be changed until the next
         call. vector: [d], unchanged until then, or `room`. Raises RoundBroken."""
         if self._rows:
-            yield from self._pass_whole(vector, weight)
+            yield from (self._pass_whole if self._num_peers % 2 else self._swap)(vector, weight)
+            self._sum_rows()
         else:
             self._shards.load(vector, weight)
             yield from self._reduce_scatter()
@@ -67,25 +80,49 @@ class Ring:
             raise RoundBroken((self._peer - 1) % self._num_peers, "corrupt")
         return self.room, total
 
+    def _swap(self, vector: Tensor, weight: float) -> Generator[Effect, Answer, None]:
+        i, mine, rows = self._peer, self._total, self._rows
+        if vector.data_ptr() != mine.data_ptr():
+            mine[:-1].copy_(vector)
+        mine[-1] = weight
+        others = {0: i ^ 1, 1: (i + 1 if i % 2 else i - 1) % self._num_peers}  # of this pair, and of the one beside it
+        newest = mine
+        for step in range(self._num_peers // 2):
+            away = (step + 1) // 2 if step % 2 == i % 2 else -((step + 1) // 2)
+            row = rows[(i // 2 + away) % len(rows)]
+            other = others[step % 2]
+            yield from self._whole(step, {other: newest}, {other: row})
+            if step == 0:
+                row.add_(mine)
+            newest = row
+
     def _pass_whole(self, vector: Tensor, weight: float) -> Generator[Effect, Answer, None]:
         n, i, rows = self._num_peers, self._peer, self._rows
         following, previous = (i + 1) % n, (i - 1) % n
         rows[i][:-1].copy_(vector)
         rows[i][-1] = weight
         for h in range(1, n // 2 + 1):
-            send, into = {following: rows[(i - h + 1) % n]}, {previous: rows[(i - h) % n]}
-            if 2 * h < n:  # else who is opposite would come twice
-                send[previous], into[following] = rows[(i + h - 1) % n], rows[(i + h) % n]
-            sizes = {j: row.numel() for j, row in into.items()}
-            inbox = yield Exchange(h - 1, send, sizes, atomic=False, into=into)
-            assert isinstance(inbox, Inbox)
-            for lost, reason in inbox.lost.items():
-                raise RoundBroken(lost, reason)
-            for j, row in inbox.vectors.items():
-                if read_count(row) is None:
-                    raise RoundBroken(j, "corrupt")
-        self._total.copy_(rows[0])
-        for row in rows[1:]:
+            send = {following: rows[(i - h + 1) % n], previous: rows[(i + h - 1) % n]}
+            yield from self._whole(h - 1, send, {previous: rows[(i - h) % n], following: rows[(i + h) % n]})
+
+    def _whole(
+        self, phase: int, send: Mapping[int, Tensor], into: Mapping[int, Tensor]
+    ) -> Generator[Effect, Answer, None]:
+        inbox = yield Exchange(phase, send, {j: row.numel() for j, row in into.items()}, atomic=False, into=into)
+        assert isinstance(inbox, Inbox)
+        for lost, reason in inbox.lost.items():
+            raise RoundBroken(lost, reason)
+        for j, row in inbox.vectors.items():
+            if read_count(row) is None:
+                raise RoundBroken(j, "corrupt")
+
+    def _sum_rows(self) -> None:
+        first, *others = self._rows
+        if not others:
+            self._total.copy_(first)
+            return
+        torch.add(first, others[0], out=self._total)
+        for row in others[1:]:
             self._total.add_(row)
 
     def _reduce_scatter(self) -> Generator[Effect, Answer, None]:

@@ -283,6 +283,12 @@ class DirectLane:
         if self._ended is not None:
             raise LaneClosed(self._ended)
 
+    def release(self) -> socket.socket:
+        """The socket, which is the caller's from now on; of a lane that nobody uses yet, and which is over with that."""
+        self._ended = "the socket is used for something else"
+        self._unshare()
+        return self._socket
+
     def close(self, reason: str = "the data socket was closed") -> None:
         """End the lane at once, whoever waits in it."""
         if self._ended is not None:
@@ -291,14 +297,17 @@ class DirectLane:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
+        self._unshare()
+        for waiter in (self._readable, self._writable, self._freed):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(LaneClosed(reason))
+
+    def _unshare(self) -> None:
         if self._outgoing is not None:
             self._loop.remove_reader(self._outgoing.freed)
             self._outgoing.close()
         if self._incoming is not None:
             self._incoming.close()
-        for waiter in (self._readable, self._writable, self._freed):
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(LaneClosed(reason))
 
 
 def _why(broken: OSError) -> str:

@@ -40,6 +40,7 @@ from peer.transport.linked import LinkedTransport
 from peer.transport.machine import is_loopback
 from peer.transport.service import PACKAGE_SERVICE, PeerService
 from peer.transport.streams import ClientLane, Context, ServerLane
+from peer.transport.wordline import WordLine
 from peer.wire import gossip_pb2 as wire
 
 CONTROL: Final = f"/{PACKAGE_SERVICE}/Control"
@@ -145,7 +146,9 @@ class GrpcTransport(LinkedTransport):
                     session = await self._agree(control, peer, secrets.randbits(64), loopback=near)
                     if session is None:
                         return False
-                    bulk = await self._data_socket(session, address)
+                    words, bulk = await self._sockets(session, address)
+                    if words is not None:
+                        lanes.callback(words.close)
                     if bulk is not None:
                         lanes.callback(bulk.close)
                     elif session.data_plane is DataPlane.DIRECT:
@@ -155,17 +158,25 @@ class GrpcTransport(LinkedTransport):
                         stream = ClientLane(channel.stream_stream(EXCHANGE)(metadata=token))
                         lanes.callback(stream.cancel)
                         await stream.opened()
-                await self._run_link(session, control, bulk or self._framed(session, stream, "grpc"))
+                await self._run_link(session, control, bulk or self._framed(session, stream, "grpc"), words=words)
             except (LaneClosed, TimeoutError):
                 return False
         return True
 
-    async def _data_socket(self, session: Session, address: str) -> DirectLane | None:
-        """The data socket that was agreed on; None if there is to be none, or it can not be had."""
-        if session.offer is None or session.data_plane is DataPlane.GRPC:
-            return None
+    async def _sockets(self, session: Session, address: str) -> tuple[WordLine | None, DirectLane | None]:
+        """The sockets for words and for vectors that were agreed on; without the latter there are to be none, or they can not be had."""
+        offer, host, local = session.offer, _host(address), self._options.local_sockets
+        if offer is None or session.data_plane is DataPlane.GRPC:
+            return None, None
+        words: WordLine | None = None
         try:
-            lane = await knock(session.offer, _host(address), local=self._options.local_sockets)
+            with contextlib.ExitStack() as undone:
+                if offer.words_token:
+                    told = wire.DirectOffer(token=offer.words_token, port=offer.port, unix_name=offer.unix_name)
+                    words = WordLine((await knock(told, host, local=local)).release())
+                    undone.callback(words.close)
+                lane = await knock(offer, host, local=local)
+                undone.pop_all()
         except (OSError, TimeoutError) as broken:
             self._told.on_dropped(session.peer, "unreachable")
             log.log(
@@ -176,9 +187,9 @@ class GrpcTransport(LinkedTransport):
                 extra=event("no-data-socket", neighbor=session.peer, reason=str(broken)),
             )
             self._unreachable.add(session.peer)
-            return None
+            return None, None
         self._unreachable.discard(session.peer)
-        return lane
+        return words, lane
 
     # -- answering
 
@@ -210,7 +221,7 @@ class GrpcTransport(LinkedTransport):
                         return
                     await lane.comes(session.data_plane)
             if lane.socket.done():
-                await self._run_link(session, control, lane.socket.result())
+                await self._run_link(session, control, lane.socket.result(), words=lane.word_line())
             else:
                 stream = lane.stream.result()
                 await self._run_link(session, control, self._framed(session, stream, "grpc"), stream.over)
@@ -266,15 +277,25 @@ class _LaneToCome:
         self.token = secrets.randbits(64)
         self.stream: asyncio.Future[ServerLane] = loop.create_future()
         self.socket: asyncio.Future[DirectLane] = loop.create_future()
+        self._words: asyncio.Future[DirectLane] = loop.create_future()
+        self._line: WordLine | None = None
         self._streams = streams
         self._door = door
         self._offer: wire.DirectOffer | None = None
+        self._words_offer: wire.DirectOffer | None = None
 
     def offer(self) -> wire.DirectOffer | None:
         """For the verdict; None if there is no door."""
         if self._door is not None:
-            self._offer = self._door.expect(self.socket)
+            self._offer, self._words_offer = self._door.expect(self.socket), self._door.expect(self._words)
+            self._offer.words_token = self._words_offer.token
         return self._offer
+
+    def word_line(self) -> WordLine | None:
+        """The socket for words, if the dialling end opened it."""
+        if self._words.done() and self._line is None:
+            self._line = WordLine(self._words.result().release())
+        return self._line
 
     @contextlib.contextmanager
     def expected(self) -> Iterator[None]:
@@ -284,8 +305,9 @@ class _LaneToCome:
             yield
         finally:
             self._streams.pop(self.token, None)
-            if self._door is not None and self._offer is not None:
-                self._door.withdraw(self._offer)
+            for offer in (self._offer, self._words_offer):
+                if self._door is not None and offer is not None:
+                    self._door.withdraw(offer)
 
     async def comes(self, plane: DataPlane) -> None:
         """Until one is there that suits."""
@@ -295,6 +317,10 @@ class _LaneToCome:
 
     def end(self) -> None:
         """The link is over, or never was: what came for it ends, and what still comes is not taken."""
+        if self._line is not None:
+            self._line.close()
+        elif not self._words.cancel() and not self._words.cancelled():
+            self._words.result().close()
         if not self.socket.cancel() and not self.socket.cancelled():
             self.socket.result().close()
         if not self.stream.cancel() and not self.stream.cancelled() and not self.stream.result().over.done():

@@ -51,12 +51,20 @@ class Link:
     """Make one per handshake; `run` moves bytes until it is closed or a lane ends."""
 
     def __init__(
-        self, session: Session, control: Lane, bulk: BulkLane, listener: Listener, traffic: Traffic, mark: ExchangeKey
+        self,
+        session: Session,
+        control: Lane,
+        bulk: BulkLane,
+        listener: Listener,
+        traffic: Traffic,
+        mark: ExchangeKey,
+        words: Lane | None = None,
     ) -> None:
         self.session = session
         self.peer = session.peer
         self.traffic = traffic
-        self._control = control
+        self._control = control if words is None else words  # what this end says its words on
+        self._controls = (control,) if words is None else (control, words)  # what it hears them on
         self._bulk = bulk
         self._listener = listener
         self._loop = asyncio.get_running_loop()
@@ -75,7 +83,7 @@ class Link:
         self._bulk_idle: asyncio.Future[None] | None = None  # the bulk writer waits here
         self._sending: Exchange | None = None  # whose vector the bulk lane reads now
         self._filling: Exchange | None = None  # whose vector the bulk lane writes to now
-        self._words = Outbox(control, self.down, traffic, self.close)
+        self._words = Outbox(self._control, self.down, traffic, self.close)
         self._pings = Pings(self._words.put, self.down, traffic)
         self._goodbye = Goodbye(self._words.put, self.down)
 
@@ -184,14 +192,14 @@ class Link:
         """Move bytes until the link is down; returns why."""
         try:
             async with asyncio.TaskGroup() as group:
-                loops = {
-                    "read bulk": self._read_bulk(),
-                    "write bulk": self._write_bulk(),
-                    "read control": self._read_control(),
-                    "write control": self._words.run(),
-                    "ping": self._pings.run(),
-                }
-                tasks = [group.create_task(self._until_closed(c), name=f"{n} {self.peer}") for n, c in loops.items()]
+                loops = [
+                    ("read bulk", self._read_bulk()),
+                    ("write bulk", self._write_bulk()),
+                    *(("read control", self._read_control(lane)) for lane in self._controls),
+                    ("write control", self._words.run()),
+                    ("ping", self._pings.run()),
+                ]
+                tasks = [group.create_task(self._until_closed(c), name=f"{n} {self.peer}") for n, c in loops]
                 try:
                     await asyncio.wait((self.down,))  # not `await self.down`: cancelling us must not cancel it
                 finally:
@@ -333,9 +341,9 @@ class Link:
 
     # -- control lane
 
-    async def _read_control(self) -> None:
+    async def _read_control(self, lane: Lane) -> None:
         while True:
-            message = await self._control.read()
+            message = await lane.read()
             self.traffic.bytes_received += len(message)
             parsed = parse_control(message)
             refusal = "control" if parsed is None else self._hear(parsed)

@@ -255,10 +255,16 @@ class LinkedTransport(Transport):
         return MessageBulk(lane, plane, unchecked if session.here else column_sums)
 
     async def _run_link(
-        self, session: Session, control: Lane, bulk: BulkLane, over: asyncio.Future[None] | None = None
+        self,
+        session: Session,
+        control: Lane,
+        bulk: BulkLane,
+        over: asyncio.Future[None] | None = None,
+        words: Lane | None = None,
     ) -> None:
         """From up to down; the listener hears of both, and of the end of an older link to that peer before. `over`:
-        done when the carrier drops the bulk lane, which a read that is under way need not notice."""
+        done when the carrier drops the bulk lane, which a read that is under way need not notice. words: what control messages are
+        said on in place of `control`, on which they are heard as well."""
         peer = session.peer
         if self._slow is not None:
             control = SlowLane(control, self._slow, bulk=False)
@@ -266,7 +272,7 @@ class LinkedTransport(Transport):
             self._take_down(old, "replaced by a newer link")
         traffic = self._traffic.setdefault(peer, Traffic())
         traffic.data_plane = bulk.plane
-        link = self._links[peer] = Link(session, control, bulk, self._told, traffic, self._mark)
+        link = self._links[peer] = Link(session, control, bulk, self._told, traffic, self._mark, words)
         if over is not None:
             over.add_done_callback(lambda _: link.close("the carrier ended the stream"))
         try:

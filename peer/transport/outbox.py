@@ -1,4 +1,4 @@
-"""Control messages of one link that wait to be written."""
+"""Control messages of one link on their way: written at once where the lane can, else they wait here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 
 from peer.transport.base import Traffic
 from peer.transport.lane import Lane
+from peer.transport.wordline import WordLine
 from peer.wire import gossip_pb2 as wire
 
 QUEUED_WORDS: Final = 1024
@@ -22,6 +23,7 @@ class Outbox:
         self, control: Lane, down: asyncio.Future[str], traffic: Traffic, overflows: Callable[[str], None]
     ) -> None:
         self._control = control
+        self._line = control if isinstance(control, WordLine) else None
         self._down = down
         self._traffic = traffic
         self._overflows = overflows
@@ -31,7 +33,7 @@ class Outbox:
         self._drained: asyncio.Future[None] | None = None  # `empty` waits here
 
     def __len__(self) -> int:
-        return len(self._words)
+        return len(self._words) + (self._line is not None and self._line.full)
 
     @property
     def takes_words(self) -> bool:
@@ -46,7 +48,12 @@ class Outbox:
         if len(self._words) >= 2 * QUEUED_WORDS:
             self._loop.call_soon(self._overflows, "the other end does not read its control words")
             return
-        self._words.append(message.SerializeToString())
+        written = message.SerializeToString()
+        if self._line is not None and not self._words and not self._line.full:
+            self._line.hand_over(written)
+            self._traffic.bytes_sent += len(written)
+            return
+        self._words.append(written)
         release(self._idle)
 
     def clear(self) -> None:

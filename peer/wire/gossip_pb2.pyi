@@ -141,22 +141,28 @@ class DirectOffer(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     UNIX_NAME_FIELD_NUMBER: _builtins.int
+    WORDS_TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.bytes
     """16 random bytes for one use: who connects says them first."""
     port: _builtins.int
     """TCP port on the host that was dialled."""
     unix_name: _builtins.str
     """Name in the abstract namespace of Unix sockets on the answering peer's machine; empty if there is none."""
+    words_token: _builtins.bytes
+    """16 random bytes that open a second socket, for what else would travel on the Control stream; empty if there is none. It is
+    to be opened before the one for vectors.
+    """
     def __init__(
         self,
         *,
         token: _builtins.bytes = ...,
         port: _builtins.int = ...,
         unix_name: _builtins.str = ...,
+        words_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "token", b"token", "unix_name", b"unix_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "token", b"token", "unix_name", b"unix_name", "words_token", b"words_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

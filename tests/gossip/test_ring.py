@@ -64,8 +64,9 @@ def test_steps_and_bytes_and_the_same_bits_for_all(n: int, whole: bool) -> None:
     ends, steps, sent = summed(n, WHOLE_BYTES if whole else -1)
     assert steps == (n // 2 if whole else 2 * (n - 1))
     if whole:
-        assert sent == [4 * (D + 1) * (n - 1)] * n
-    assert sum(sent) == 4 * (D + 1) * (n - 1) * (n if whole else 2)
+        assert sent == [4 * (D + 1) * vectors(n)] * n
+    else:
+        assert sum(sent) == 4 * (D + 1) * (n - 1) * 2
     expected = sum((brought(i).double() for i in range(n)), torch.zeros(D))
     for total, weight in ends:
         assert weight == n * (n - 1) / 2
@@ -73,16 +74,24 @@ def test_steps_and_bytes_and_the_same_bits_for_all(n: int, whole: bool) -> None:
     torch.testing.assert_close(ends[0][0].double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def vectors(n: int) -> int:
+    """That a peer sends where they travel whole."""
+    return n - 1 if n % 2 else n // 2
+
+
 def test_only_small_vectors_travel_whole() -> None:
-    assert [n for n in range(2, 65) if passes_whole(n, 50_826, FP32)] == [2, 3, 4]
-    for n in (2, 3, 8, 64):
-        d = WHOLE_BYTES // (4 * (n - 1)) - 1
+    assert [n for n in range(2, 65) if passes_whole(n, 50_826, FP32)] == [2, 3, 4, 6]
+    for n in (2, 3, 8, 9, 64):
+        d = WHOLE_BYTES // (4 * vectors(n)) - 1
         assert passes_whole(n, d, FP32)
         assert not passes_whole(n, d + 1, FP32)
         assert not passes_whole(n, d, BF16)
 
 
-@pytest.mark.parametrize("bad", [(3, math.nan), (3, math.inf), (D, -1.0), (D, 0.5), (D, math.inf), (D, 1e30)])
+BAD = pytest.mark.parametrize("bad", [(3, math.nan), (3, math.inf), (D, -1.0), (D, 0.5), (D, math.inf), (D, 1e30)])
+
+
+@BAD
 def test_a_vector_that_makes_no_sense_breaks_the_round_and_names_who_sent_it(bad: tuple[int, float]) -> None:
     score = ring(5, 0, WHOLE_BYTES).sum(brought(0), 1.0)
     step = next(score)
@@ -114,3 +123,40 @@ def test_shards_whose_counts_add_up_to_what_no_peers_have_break_the_round(count:
     with pytest.raises(RoundBroken, match="corrupt") as broken:
         play()
     assert broken.value.peer == 1
+
+
+@BAD
+def test_so_does_the_sum_of_a_pair(bad: tuple[int, float]) -> None:
+    score = ring(6, 1, WHOLE_BYTES).sum(brought(0), 1.0)
+    step = next(score)
+    assert isinstance(step, Exchange)
+    assert step.receive.keys() == {0}
+    step = score.send(Inbox({0: step.into[0].fill_(1.0)}))
+    assert isinstance(step, Exchange)
+    assert step.receive.keys() == {2}
+    row = step.into[2].fill_(1.0)
+    row[bad[0]] = bad[1]
+    with pytest.raises(RoundBroken, match="corrupt") as broken:
+        score.send(Inbox({2: row}))
+    assert broken.value.peer == 2
+
+
+def test_even_rings_pass_what_may_be_in_the_sums_own_room() -> None:
+    scores, room = [], []
+    for i in range(4):
+        made = ring(4, i, WHOLE_BYTES)
+        room.append(made.room.copy_(brought(i)))
+        scores.append(made.sum(made.room, 1.0))
+    steps = [next(score) for score in scores]
+    for _ in range(2):
+        swaps = [step for step in steps if isinstance(step, Exchange)]
+        mail = {(i, j): vector.clone() for i, swap in enumerate(swaps) for j, vector in swap.send.items()}
+        inboxes = [Inbox({j: swap.into[j].copy_(mail[j, i]) for j in swap.into}) for i, swap in enumerate(swaps)]
+        ends = []
+        for i, inbox in enumerate(inboxes):
+            try:
+                steps[i] = scores[i].send(inbox)
+            except StopIteration as end:
+                ends.append(end.value)
+    expected = (brought(0) + brought(1)) + (brought(2) + brought(3))
+    assert [(torch.equal(total, expected), weight) for total, weight in ends] == [(True, 4.0)] * 4

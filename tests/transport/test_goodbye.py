@@ -33,7 +33,12 @@ def opens(b: Member, phase: int) -> tuple[ExchangeHandle, torch.Tensor]:
     return b.open(0, K(0, phase), None, inbox, atomic=False), inbox
 
 
-async def test_a_slow_reader_gets_all_that_was_sent_by_who_stops_at_once(rig: Rig) -> None:
+async def test_a_slow_reader_gets_all_that_was_sent_by_who_stops_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        linked, "READ_SECONDS", 10.0
+    )  # of its two seconds the waits below leave too few to a busy machine
     a, b = await rig.pair()
     stopping = await sends_and_goes(a, b)
     for phase in range(3):
