@@ -31,6 +31,7 @@ class Ledger:
     timeline: list[tuple[float, float, float, float]] = field(default_factory=list)
     round_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=32))
     _losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=32))
+    _typical: tuple[int, float] = field(default=(0, 0.0), compare=False)  # rounds, and what it was after them
 
     def add(self, report: RoundReport) -> None:
         self.rounds += 1
@@ -71,5 +72,7 @@ class Ledger:
     @property
     def typical_round_seconds(self) -> float:
         """Median of the recent rounds; 0 before the first."""
-        recent = sorted(self.round_seconds)
-        return recent[len(recent) // 2] if recent else 0.0
+        if self._typical[0] != self.rounds:
+            recent = sorted(self.round_seconds)
+            self._typical = self.rounds, recent[len(recent) // 2]
+        return self._typical[1]

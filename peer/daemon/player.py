@@ -360,12 +360,11 @@ class RoundPlayer:
         """Wait for vectors enough; give up those whose deadline passes, and all of them on a stop."""
         gathering, started = self._gathering, clock.now()
         last = -1
-        typical = self.ledger.typical_round_seconds
         with self.waits.on(lambda: gathering.expected):
             while not gathering.has(effect.enough):
                 self._said.stirred.clear()
                 gathering.leave_out_who_left()
-                gives_up = {j: started + self._patience(j, typical) for j in gathering.expected}
+                gives_up = {j: started + self.deadline_seconds(j) for j in gathering.expected}
                 now = clock.now()
                 for peer in [j for j in gives_up if self._stop or now >= gives_up[j]]:
                     gathering.give_up(peer, LossReason.LEFT if self._stop else LossReason.DEADLINE)
@@ -396,8 +395,7 @@ class RoundPlayer:
     async def _all_over(self, handles: Mapping[int, ExchangeHandle]) -> None:
         """Wait until every exchange has its outcome; give up those whose deadline passes, and all of them on a stop."""
         closed_at = self._loop.time()
-        typical = self.ledger.typical_round_seconds
-        until = {peer: closed_at + self._patience(peer, typical) for peer, h in handles.items() if not h.outcome.done()}
+        until = {peer: closed_at + self.deadline_seconds(peer) for peer, h in handles.items() if not h.outcome.done()}
         waiting = len(until)
 
         def one_less(_: asyncio.Future[Outcome]) -> None:
@@ -422,9 +420,6 @@ class RoundPlayer:
 
     def deadline_seconds(self, peer: int) -> float:
         """How long that peer would be waited for if the round closed now."""
-        return self._patience(peer, self.ledger.typical_round_seconds)
-
-    def _patience(self, peer: int, typical_round_seconds: float) -> float:
         if self._algorithm.is_patient_with(peer):
             return max(self._rules.bounds.most, self._rules.round_timeout)
-        return self._deadlines.seconds(peer, typical_round_seconds)
+        return self._deadlines.seconds(peer, self.ledger.typical_round_seconds)

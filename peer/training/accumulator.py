@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,8 +47,7 @@ class Verdict(StrEnum):
     NONFINITE = "nonfinite"
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(NamedTuple):
     """Samples by fate since the beginning. applied: handed out by `close`, for the algorithm to apply. dropped: handed out, but the
     algorithm's step went on without them."""
 
@@ -99,7 +99,7 @@ class Accumulator:
         self._is_open = False
         self._pending = _Pending()
         self._running: _Running | None = None
-        self._samples = dict.fromkeys(Samples.__dataclass_fields__, 0)
+        self._samples = dict.fromkeys(Samples._fields, 0)
 
     @property
     def round(self) -> int:
@@ -131,7 +131,7 @@ class Accumulator:
 
     @property
     def samples(self) -> Samples:
-        return Samples(**self._samples)
+        return Samples(*self._samples.values())
 
     @property
     def pending_chunks(self) -> int:

@@ -43,6 +43,8 @@ from peer.wire import gossip_pb2 as wire
 MAX_EARLY: Final = 1024
 """Votes and aborts kept for exchanges that are not open yet."""
 
+_WORD_KINDS: Final = {int(kind): kind for kind in WordKind}
+
 MAX_MALFORMED: Final = 100
 """A link over which so many malformed messages came is closed."""
 
@@ -400,9 +402,10 @@ class Link:
         return None
 
     def _hear_word(self, word: wire.Word) -> str | None:
-        if word.kind not in {int(kind) for kind in WordKind} or word.origin >= self.session.num_peers:
+        kind = _WORD_KINDS.get(word.kind)
+        if kind is None or word.origin >= self.session.num_peers:
             return "word"
-        self._listener.on_word(self.peer, Word(WordKind(word.kind), word.origin, word.round))
+        self._listener.on_word(self.peer, Word(kind, word.origin, word.round))
         return None
 
     # -- both

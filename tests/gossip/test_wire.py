@@ -210,7 +210,7 @@ def test_a_plain_ring_count_that_makes_no_sense_breaks_the_round(count: float) -
 
     with pytest.raises(RoundBroken) as broken:
         all_phases(step)
-    assert (broken.value.peer, broken.value.reason) == (3, "corrupt")
+    assert (broken.value.peer, broken.value.reason) == (1, "corrupt")
 
 
 # bf16, fp16
