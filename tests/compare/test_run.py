@@ -178,6 +178,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "settings.json").read_text())["simulated"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_real_processes_and_virtual_time_give_the_same_kind_of_report(tmp_path: Path) -> None:
     base = validated({**BASE, "metrics_port": -1})
@@ -244,6 +245,7 @@ def test_a_scenario_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
         open_folder(out, base, simulated=True, resume=True, scenarios=[str(file)])
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_terminated_comparison_leaves_no_process_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = [

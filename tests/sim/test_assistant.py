@@ -52,6 +52,7 @@ def process_of(assistant: Assistant) -> subprocess.Popen[bytes]:
     return assistant._process
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_computes_the_same_bits_until_it_dies(assistant: Assistant) -> None:
     task = load_task("digits")
@@ -98,6 +99,7 @@ def begin_and_wait(told: Connection) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_ends_when_the_simulation_is_killed() -> None:
     ours, theirs = context().Pipe(duplex=False)
