@@ -1,16 +1,19 @@
 # make run    eight peers train the digits on this machine while peer 0 is four times slower
 # make test   everything CI checks: ruff, mypy, import contracts, generated code, pytest
+# make test-fast   the same without the tests marked slow
 # make test-docker   the image and the compose cluster on the Docker engine that answers
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types contracts unit test-docker proto dashboards table race agreement study laboratory bench-exchange clean
+.PHONY: run test test-fast lint types contracts unit unit-fast test-docker proto dashboards table race agreement study laboratory bench-exchange clean
 
 run: $(VENV)/run-ready
 	$(BIN)/grapevine up --peers 8 --algorithm dpsgd --topology ring --straggler 0=4x --chunk-seconds 0.01 --target-loss 0.1
 
 test: lint types contracts unit
+
+test-fast: lint types contracts unit-fast
 
 lint: $(VENV)/test-ready
 	$(BIN)/ruff check .
@@ -23,9 +26,12 @@ contracts: $(VENV)/test-ready
 	$(BIN)/lint-imports
 
 # bytecode is written whatever the environment says: else each of the many processes that tests start compiles all modules anew
-unit: export PYTHONDONTWRITEBYTECODE =
+unit unit-fast: export PYTHONDONTWRITEBYTECODE =
 unit: $(VENV)/test-ready
 	$(BIN)/pytest
+
+unit-fast: $(VENV)/test-ready
+	$(BIN)/pytest -m "not slow"
 
 # builds the image (minutes the first time) and starts clusters of containers
 test-docker: $(VENV)/test-ready

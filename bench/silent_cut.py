@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -165,6 +166,7 @@ def main() -> None:
     a = parser.parse_args()
     if a.plain:
         asyncio.run(ask_for_ever())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # peers and namespaces are taken along
     print(json.dumps(measure(a.seconds, reference=not a.no_reference)))
 
 

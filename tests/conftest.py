@@ -8,7 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
+
+#: How long an example takes is the machine's affair; pytest's timeout is for what hangs.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @dataclass(frozen=True, slots=True)

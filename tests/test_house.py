@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,28 @@ def test_every_exit_code_is_documented() -> None:
         assert f"| {int(code)} | {code.name} |" in text
 
 
+def test_every_target_of_make_that_documents_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+)(?: [a-z-]+)*:(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {"test", "test-fast"}
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named |= set(re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+def test_the_fast_part_is_all_of_the_tests_but_the_slow_and_has_some_of_every_folder() -> None:
+    """What `make -n` says that it would run; it needs no package."""
+    lines, own = {}, {name: value for name, value in os.environ.items() if not re.match(r"M(AKE|FLAGS)", name)}
+    for target in ("test", "test-fast"):
+        done = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, env=own, capture_output=True, text=True, timeout=30, check=True
+        )
+        lines[target] = [line for line in done.stdout.splitlines() if not re.search(r"python|touch", line)]
+    assert lines["test"][:-1] == lines["test-fast"][:-1], "lint, types and contracts"
+    assert lines["test-fast"][-1] == lines["test"][-1] + ' -m "not slow"'
+    for folder in {path.parent for path in (ROOT / "tests").rglob("test_*.py")}:
+        assert any("mark.slow" not in path.read_text() for path in folder.glob("test_*.py")), folder
+
+
 def commands() -> list[list[str]]:
     """The `grapevine` lines of the README, as words."""
     lines = re.findall(r"^grapevine (.+)$", README, re.MULTILINE)
@@ -71,9 +95,9 @@ def commands() -> list[list[str]]:
 def test_the_cluster_commands_of_the_readme_run(
     words: list[str], grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For three rounds."""
+    """For three rounds; four peers where the command does not say how many."""
     monkeypatch.chdir(ROOT)
-    done = grapevine(*words, "--max-rounds", "3")
+    done = grapevine(*words, *(() if "--peers" in words else ("--peers", "4")), "--max-rounds", "3")
     assert done.code == 0, done.err
     assert "wall time" in done.out
 

@@ -111,7 +111,7 @@ def _run_cluster(config: Config, *, open_page: bool) -> Outcome | None:
     """None if it was interrupted before training began. Raises Fatal."""
     from peer.cluster.forkserver import start_early
 
-    start_early()
+    start_early(config)
     from peer.cli.voice import Voice
     from peer.cluster import up as cluster
     from peer.cluster.launcher import Interrupted
@@ -171,7 +171,7 @@ def compare(
     if simulated:
         from peer.cluster.forkserver import start_early
 
-        start_early()
+        start_early(config)
     from peer.cli.compare import run_comparison
     from peer.cli.voice import Voice
 

@@ -75,7 +75,7 @@ class Launcher:
 
     def start(self) -> None:
         """Spawn all peers. Returns at once; see `introduce`."""
-        processes = context()
+        processes = context(self.config)
         for peer in range(self.config.peers):
             ours, theirs = socket.socketpair()
             config = self._config_of(peer)

@@ -185,7 +185,7 @@ def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[s
     """As many at once as there are processors: virtual time does not mind."""
     if not cells:
         return
-    pool = ProcessPoolExecutor(min(os.cpu_count() or 1, len(cells)), context(), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(min(os.cpu_count() or 1, len(cells)), context(base), initializer=_ignore_interrupts)
     try:
         playing = {pool.submit(play_virtually, config_of(cell, base)): cell for cell in cells}
         for over in as_completed(playing):

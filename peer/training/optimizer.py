@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peer.training.flat import Layout
-from peer.training.task import Task
+from peer.training.task import Optimizer, Task
 
 
 class MasterOptimizer:
@@ -22,7 +23,8 @@ class MasterOptimizer:
     are the only memory beside x (plain SGD: none).
 
     The built-in optimisers do the same to every entry, so all parameters are one tensor to them: the same bits, and a third of the time
-    where the model is small. Plain SGD is done here, as torch does it: one addition. A task with an optimiser of its own is given its
+    where the model is small. Plain SGD is done here, as torch does it: one addition, and torch's own is made only if somebody asks for
+    its state: making one imports torch._dynamo, some seconds of a process's start. A task with an optimiser of its own is given its
     parameters by name.
     """
 
@@ -31,13 +33,17 @@ class MasterOptimizer:
         self._layout = layout
         self._x = x
         alike = type(task).optimizer is Task.optimizer
-        named = {"": nn.Parameter(x[: layout.num_params])} if alike else layout.parameters(x)
-        self._params = list(named.values())
+        self._named = {"": nn.Parameter(x[: layout.num_params])} if alike else layout.parameters(x)
+        self._params = list(self._named.values())
         self._sizes = [p.numel() for p in self._params]
-        self._optimizer = task.optimizer(named, name, lr)
+        self._name, self._lr = name, lr
         self._plain = alike and name == "sgd"
         self.is_builtin = alike  # not the task's own
-        self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._base_lrs = [lr] if self._plain else [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    @cached_property
+    def _optimizer(self) -> Optimizer:
+        return self._task.optimizer(self._named, self._name, self._lr)
 
     @property
     def is_plain_sgd(self) -> bool:
@@ -47,7 +53,7 @@ class MasterOptimizer:
     @property
     def scales_with_gradient(self) -> bool:
         """Whether a step from half the gradient is half as long: of torch's, SGD, with or without momentum, and no other."""
-        return isinstance(self._optimizer, torch.optim.SGD)
+        return self._plain or isinstance(self._optimizer, torch.optim.SGD)
 
     @property
     def num_params(self) -> int:
@@ -69,12 +75,12 @@ class MasterOptimizer:
         """One step with the mean gradient, scale times `gradient` [d], when the cluster has trained on `samples_clock` samples. Plain SGD
         scales as it steps, in one pass; the others scale in place before."""
         factor = self.learning_rate_factor(samples_clock)
-        for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
-            group["lr"] = base * factor
         num_params = self._layout.num_params
         if self._plain:
             self._x[:num_params].add_(gradient[:num_params], alpha=-self._base_lrs[0] * factor * scale)
         else:
+            for group, base in zip(self._optimizer.param_groups, self._base_lrs, strict=True):
+                group["lr"] = base * factor
             parameters = gradient[:num_params]
             self._step(parameters if scale == 1.0 else parameters.mul_(scale))
         if self._layout.num_buffers:

@@ -20,7 +20,7 @@ GRAPH_0 = [[[1, 5], [6, 7], [0, 4], [2, 3]], [[1, 7], [3, 6]], [[1, 0], [3, 7], 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No peer process is started here either."""
-    monkeypatch.setattr("peer.cluster.forkserver.start_early", lambda: None)
+    monkeypatch.setattr("peer.cluster.forkserver.start_early", lambda config: None)
     monkeypatch.chdir(tmp_path)
 
 

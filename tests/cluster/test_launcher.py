@@ -43,6 +43,7 @@ async def changes_until(launcher: Launcher, condition: Callable[[], bool]) -> No
             await launcher.changed.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 async def test_a_child_that_does_not_end_is_killed_and_let_go() -> None:
     launcher = Launcher(validated({}))

@@ -225,6 +225,7 @@ def test_a_second_sigterm_changes_nothing() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_peers_do_not_outlive_a_killed_launcher() -> None:
     with started("up", "--peers", "3", "--chunk-seconds", "0.005", "--trainer", "process") as process:
         wait_for(process, "loss")
@@ -236,6 +237,7 @@ def test_peers_do_not_outlive_a_killed_launcher() -> None:
 FOUR = ("--peers", "4", "--topology", "complete", "--chunk-seconds", "0.003")
 
 
+@pytest.mark.slow
 def test_a_killed_peer_costs_its_edges_not_the_run(tmp_path: Path) -> None:
     words = [*FOUR, "--max-rounds", "80"]
     result, out, err = signalled(tmp_path / "report.json", words, victim=-1, sign=signal.SIGKILL)
@@ -251,6 +253,7 @@ def niceness(pid: int) -> set[int]:
     return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
 
 
+@pytest.mark.slow
 def test_a_trainer_that_is_killed_costs_its_peer_not_the_run(tmp_path: Path) -> None:
     """Its peer says goodbye; in a thread of the peer, it would have taken the peer along. It comes first where a core is short."""
     report = tmp_path / "report.json"
@@ -269,6 +272,7 @@ def test_a_trainer_that_is_killed_costs_its_peer_not_the_run(tmp_path: Path) -> 
     assert [(peer["peer"], peer["rounds"]) for peer in result["peers"]] == [(0, 80), (1, 80), (3, 80)]
 
 
+@pytest.mark.slow
 def test_a_peer_that_leaves_early_does_not_hold_up_the_end(tmp_path: Path) -> None:
     words = [*FOUR, "--max-rounds", "80"]
     result, out, _ = signalled(tmp_path / "report.json", words, victim=1, sign=signal.SIGTERM)
@@ -309,6 +313,7 @@ def test_a_head_that_is_killed_is_named_as_the_reason_by_everybody(algorithm: st
     assert "workers' mean" in out
 
 
+@pytest.mark.slow
 def test_gradients_that_were_never_applied_are_not_in_updates(tmp_path: Path) -> None:
     """30 updates of 16 samples, while about 50 gradients were computed; and who is done goes on without nobody."""
     report = tmp_path / "report.json"
@@ -373,6 +378,7 @@ def scraped(port: int) -> tuple[float, dict[str, float]]:
     return float(rounds[1]), {neighbor: float(moved) for neighbor, moved in received}
 
 
+@pytest.mark.slow
 def test_a_peer_stopped_for_a_while_comes_back_with_its_edges(tmp_path: Path) -> None:
     """SIGSTOP for five seconds, by when it is a suspect and its edges are given up; the others go on without it. After SIGCONT it
     catches up with them, and both its neighbours in the ring send it their models again."""
@@ -428,6 +434,7 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
+@pytest.mark.slow
 def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path: Path) -> None:
     *ports, metrics_port = free_ports(3)
     config = tmp_path / "peer.toml"
@@ -532,6 +539,7 @@ def test_a_port_that_is_taken_ends_the_cluster_in_one_sentence(grapevine: Grapev
         assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_training_ends_well() -> None:
     with started("up", "--peers", "3") as process:
         wait_for(process, "starting")

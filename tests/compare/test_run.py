@@ -24,6 +24,7 @@ from peer.config import Config, ConfigError, validated
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import line
 from peer.refusals import idle_options
+from tests.cluster.warm import instead_of_popen
 from tests.conftest import Grapevine
 
 BASE = {
@@ -35,6 +36,12 @@ BASE = {
     "max_rounds": 4,
     "chunk_seconds": 0.002,
 }
+
+
+@pytest.fixture
+def warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`grapevine up` of a real cell without its imports; test_real_processes_and_virtual_time... starts cold."""
+    monkeypatch.setattr("peer.compare.run.subprocess.Popen", instead_of_popen)
 
 
 def test_methods_of_one_scenario_and_seed_follow_each_other() -> None:
@@ -171,6 +178,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "settings.json").read_text())["simulated"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_real_processes_and_virtual_time_give_the_same_kind_of_report(tmp_path: Path) -> None:
     base = validated({**BASE, "metrics_port": -1})
@@ -194,6 +202,7 @@ def test_real_processes_and_virtual_time_give_the_same_kind_of_report(tmp_path: 
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("warm_start")
 def test_what_a_run_says_when_it_fails_is_said() -> None:
     with pytest.raises(Fatal, match="task 'digitz' is unknown") as fatal:
         play_really(config_of(Cell("none", "dpsgd", "first", 0), validated({**BASE, "task": "digitz"})))
@@ -211,6 +220,7 @@ def test_a_simulation_that_fails_ends_the_comparison_in_a_sentence(tmp_path: Pat
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("warm_start")
 def test_a_real_run_that_failed_after_training_began_is_a_result_like_a_simulated_one(tmp_path: Path) -> None:
     file = tmp_path / "crash.toml"
     file.write_text("[[crash]]\npeer = 1\nat = '100ms'\n")
@@ -235,6 +245,7 @@ def test_a_scenario_that_has_changed_is_not_resumed(tmp_path: Path) -> None:
         open_folder(out, base, simulated=True, resume=True, scenarios=[str(file)])
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_terminated_comparison_leaves_no_process_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,27 @@ class Linear(Task):
 
 
 class Wide(Linear):
-    """The same with 900,000 outputs, whose mean counts: a third of the vector is two frames, even as int8."""
+    """The same with many outputs, whose mean counts: a third of the vector is two frames, even as int8."""
+
+    outputs: ClassVar[int] = 900_000
 
     def model(self) -> nn.Module:
-        return nn.Linear(NUM_INPUTS, 900_000)
+        return nn.Linear(NUM_INPUTS, self.outputs)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.mean((outputs.mean(1) - targets) ** 2)
+
+
+class Wide16(Wide):
+    """Of two bytes an element."""
+
+    outputs = Wide.outputs // 2
+
+
+class Wide32(Wide):
+    """Of four."""
+
+    outputs = Wide.outputs // 4
 
 
 class Poisoned(Linear):

@@ -209,7 +209,7 @@ def test_nothing_of_opentelemetry_is_imported_without_the_option() -> None:
 
 def test_a_missing_package_is_a_sentence(grapevine: Grapevine, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr("peer.cluster.forkserver.start_early", lambda: None)
+    monkeypatch.setattr("peer.cluster.forkserver.start_early", lambda config: None)
     monkeypatch.setattr("peer.daemon.tracing.find_spec", lambda name: None if "sdk" in name else find(name))
     for words in (
         ("up", "--peers", "2"),

@@ -60,14 +60,14 @@ def mixing(settings: Config, round: int) -> Array:
     "options",
     [
         {"algorithm": "dpsgd", "topology": "ring", "peers": 5},
-        {"algorithm": "dpsgd", "topology": "random-regular", "degree": 2, "random_graph_every": 25, "peers": 6},
+        {"algorithm": "dpsgd", "topology": "random-regular", "degree": 2, "random_graph_every": 15, "peers": 6},
         {"algorithm": "matcha", "topology": "complete", "budget": 0.4},
     ],
     ids=["ring", "random-graphs", "matcha"],
 )
 async def test_blocking_gossip_is_the_matrix_recursion(over: str, options: dict[str, object]) -> None:
-    """X <- W(k) X - lr G(X), in float64, over 50 rounds (Lian et al. 2017)."""
-    settings = config(**options, closing="barrier", chunks=1, max_rounds=50)
+    """X <- W(k) X - lr G(X), in float64, over 30 rounds (Lian et al. 2017)."""
+    settings = config(**options, closing="barrier", chunks=1, max_rounds=30)
     rig = Rig(settings, over)
     summaries = await rig.run()
     x = np.tile(start(settings), (settings.peers, 1))
@@ -76,7 +76,7 @@ async def test_blocking_gossip_is_the_matrix_recursion(over: str, options: dict[
         x = mixing(settings, k) @ x - settings.lr * step
     got = torch.stack([peer.player.master.params for peer in rig.peers]).double().numpy()
     np.testing.assert_allclose(got, x, rtol=3e-5, atol=3e-6)
-    assert [s.rounds for s in summaries] == [50] * settings.peers
+    assert [s.rounds for s in summaries] == [30] * settings.peers
     assert all(s.edges_lost == {} for s in summaries)
     assert np.abs(x - x.mean(0)).max() > 1e-3, "the peers must really differ, or nothing was mixed"
 
@@ -84,7 +84,7 @@ async def test_blocking_gossip_is_the_matrix_recursion(over: str, options: dict[
 @pytest.mark.parametrize("over", ["memory", "grpc"])
 @pytest.mark.parametrize("peers", [2, 5])
 async def test_blocking_ring_all_reduce_is_large_batch_sgd_on_one_machine(over: str, peers: int) -> None:
-    settings = config(algorithm="ring-all-reduce", closing="barrier", peers=peers, max_rounds=40)
+    settings = config(algorithm="ring-all-reduce", closing="barrier", peers=peers, max_rounds=25)
     rig = Rig(settings, over)
     await rig.run()
     x = start(settings)
@@ -97,13 +97,20 @@ async def test_blocking_ring_all_reduce_is_large_batch_sgd_on_one_machine(over: 
 
 
 @pytest.mark.parametrize(
-    ("over", "wire"), [("memory", "fp32"), ("grpc", "fp32"), ("memory", "int8"), ("memory", "fp16")]
+    ("over", "wire", "task"),
+    [
+        ("memory", "fp32", "Wide32"),
+        ("grpc", "fp32", "Wide32"),
+        ("memory", "int8", "Wide"),
+        ("memory", "fp16", "Wide16"),
+    ],
 )
 async def test_shards_are_added_while_they_arrive_with_the_same_bits(
-    over: str, wire: str, monkeypatch: pytest.MonkeyPatch
+    over: str, wire: str, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(
-        task="tests.daemon.tasks:Wide",
+        task=f"tests.daemon.tasks:{task}",
+        chunks=1,
         algorithm="ring-all-reduce",
         closing="barrier",
         peers=3,
@@ -132,7 +139,7 @@ async def test_shards_are_added_while_they_arrive_with_the_same_bits(
 async def test_a_blocking_run_is_the_same_bits_over_memory_over_grpc_and_again(algorithm: str) -> None:
     ends = []
     for over in ("memory", "grpc", "memory"):
-        rig = Rig(config(algorithm=algorithm, closing="barrier", max_rounds=15), over)
+        rig = Rig(config(algorithm=algorithm, closing="barrier", max_rounds=10), over)
         await rig.run()
         ends.append(torch.stack([peer.player.master.params for peer in rig.peers]))
     assert torch.equal(ends[0], ends[1])
@@ -186,7 +193,7 @@ async def test_every_algorithm_runs_with_every_closing_policy(
     algorithm: str, closing: str, more: dict[str, object], reasons: set[str]
 ) -> None:
     settings = config(
-        algorithm=algorithm, closing=closing, chunk_seconds=0.002, straggler=("0=5x",), max_rounds=20, **more
+        algorithm=algorithm, closing=closing, chunk_seconds=0.002, straggler=("0=5x",), max_rounds=12, **more
     )
     summaries = await Rig(settings).run()
     seen = {reason for s in summaries for reason in s.rounds_by_reason}
@@ -198,7 +205,7 @@ async def test_every_algorithm_runs_with_every_closing_policy(
     )  # what it adapts to is the machine's; tests/gossip/test_closing.py has the rule
     if closing != "barrier" and not adaptive:
         assert seen & (reasons - {"quota"}), "the straggler's rounds end by another's word or by time"
-    assert all(sum(s.rounds_by_reason.values()) == s.rounds == 20 for s in summaries)
+    assert all(sum(s.rounds_by_reason.values()) == s.rounds == 12 for s in summaries)
 
 
 async def test_a_chunk_with_nan_gradients_is_dropped_and_counted() -> None:

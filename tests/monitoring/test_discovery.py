@@ -70,6 +70,7 @@ def name_server(name: str, addresses: list[str]) -> Iterator[None]:
             server.join(10)
 
 
+@pytest.mark.slow
 def test_peers_are_found_by_dns(tmp_path: Path) -> None:
     """Nobody listens there: what is tested is whom Prometheus would scrape. It looks at what it discovered every five seconds."""
     (tmp_path / "resolv.conf").write_text(f"nameserver {NAME_SERVER}\n")

@@ -84,6 +84,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
             assert_no_orphans(process.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # on a machine with ten times the work that it has cores
 def test_every_panel_and_every_rule_has_data(watched: Watched) -> None:
     """Asked again for a while: on a busy machine a scrape or two come too late."""
@@ -107,6 +108,7 @@ NOTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_panels_show_of_methods_without_rounds(tmp_path: Path) -> None:
     """All but what docs/monitoring.md leaves out; and why their rounds end, and how stale their gradients are, is told."""

@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     + [(name, "batchnorm") for name, kind in ALGORITHMS.items() if kind.why_plain_sgd],  # these tell buffers apart
 )
 async def test_every_algorithm_ends_with_the_same_bits_as_the_daemon(algorithm: str, variant: str) -> None:
-    options = {"max_rounds": 12, **VARIANTS.get(variant, {"task": "digits-cnn", "peers": 2, "max_rounds": 3})}
+    options = {"max_rounds": 8, **VARIANTS.get(variant, {"task": "digits-cnn", "peers": 2, "max_rounds": 3})}
     if ALGORITHMS[algorithm].why_plain_sgd:
         options.update(optimizer="sgd", lr=0.02)
     settings = config(algorithm=algorithm, closing="barrier", **options)
@@ -63,7 +63,7 @@ async def test_every_algorithm_ends_with_the_same_bits_as_the_daemon(algorithm: 
     ],
 )
 async def test_every_format_on_the_wire_ends_with_the_same_bits_as_the_daemon(algorithm: str, wire: str) -> None:
-    settings = config(algorithm=algorithm, wire_dtype=wire, closing="barrier", max_rounds=8, task="digits")
+    settings = config(algorithm=algorithm, wire_dtype=wire, closing="barrier", max_rounds=4, task="digits")
     rig = Rig(settings)
     real = await rig.run()
     simulated = Simulation(settings, exact=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from peer.cluster.forkserver import context
 from peer.sim import assistant as module
 from peer.sim.assistant import MOST_SLOTS, Assistant, Request
 from peer.sim.simulator import Simulation
@@ -51,6 +52,7 @@ def process_of(assistant: Assistant) -> subprocess.Popen[bytes]:
     return assistant._process
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_computes_the_same_bits_until_it_dies(assistant: Assistant) -> None:
     task = load_task("digits")
@@ -87,19 +89,28 @@ def test_it_computes_the_same_bits_until_it_dies(assistant: Assistant) -> None:
     assert assistant.ask(torch.zeros(DIM), np.arange(16)) is None, "from now on the simulation is alone"
 
 
+def begin_and_wait(told: Connection) -> None:
+    """A simulation whose assistant has been asked for something."""
+    load_task("digits")
+    module.is_busy = lambda: False
+    made = Assistant("digits", 0, DIM, 16, start_after=0.0)
+    made.ask(torch.zeros(DIM), np.arange(4))
+    told.send(process_of(made).pid)
+    time.sleep(60)
+
+
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_ends_when_the_simulation_is_killed() -> None:
-    program = (
-        "import time, torch, numpy as np; from peer.sim import assistant; from peer.sim.assistant import Assistant\n"
-        "from peer.training.task import load_task; load_task('digits'); assistant.is_busy = lambda: False\n"
-        f"made = Assistant('digits', 0, {DIM}, 16, start_after=0.0); made.ask(torch.zeros({DIM}), np.arange(4))\n"
-        "print(made._process.pid, flush=True); time.sleep(60)"
-    )
-    simulation = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert simulation.stdout is not None
-    pid = int(simulation.stdout.readline())
+    ours, theirs = context().Pipe(duplex=False)
+    simulation = context().Process(target=begin_and_wait, args=(theirs,))
+    simulation.start()
+    theirs.close()
+    assert ours.poll(60)
+    pid = ours.recv()
+    ours.close()
     simulation.kill()
-    simulation.communicate()
+    simulation.join()
     for _ in range(600):
         if not is_running(pid):
             return
@@ -152,7 +163,7 @@ class Within:
 def test_a_simulation_with_it_ends_with_the_same_bits(
     scenario: str, in_flight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: dict[str, object] = {"task": "digits", "peers": 6, "max_rounds": 40, "closing": "first"}
+    made: dict[str, object] = {"task": "digits", "peers": 6, "max_rounds": 20, "closing": "first"}
     settings = config(**made, algorithm="dpsgd", scenario=scenario, in_flight=in_flight)
     monkeypatch.setattr(module, "is_of_use", lambda task: False)
     alone = Simulation(settings)

@@ -162,6 +162,25 @@ def test_plain_sgd_keeps_no_state() -> None:
     assert not any(value is not None for entry in master.state_dict()["state"].values() for value in entry.values())
 
 
+def test_plain_sgd_makes_no_optimizer_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To make one imports torch._dynamo, some seconds of a process's start."""
+
+    def made(*_: object) -> None:
+        raise RuntimeError("torch's own is made")
+
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", made)
+    task = load_task("digits")
+    layout = FlatModel(build_model(task, seed=0)).layout
+    x = torch.zeros(layout.dim)
+    master = MasterOptimizer(task, layout, x, "sgd", lr=0.5)
+    master.step(torch.ones(layout.dim), 0)
+    assert torch.equal(x, torch.full_like(x, -0.5))
+    assert master.scales_with_gradient
+    assert master.learning_rate(0) == 0.5
+    with pytest.raises(RuntimeError, match="torch's own is made"):
+        MasterOptimizer(task, layout, x, "momentum", lr=0.5)
+
+
 @pytest.mark.parametrize("more", [{}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"maximize": True}, {"hooked": True}])
 def test_plain_sgd_is_stepped_to_the_same_bits_and_everything_else_by_torch(more: dict[str, object]) -> None:
     class Own(DigitsMLP):

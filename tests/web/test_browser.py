@@ -33,6 +33,7 @@ def background(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(150)
 def test_the_page_of_a_real_cluster(browser: Browser, tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_the_page_of_a_real_cluster(browser: Browser, tmp_path: Path) -> None:
         page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(150)
 def test_the_page_says_whom_an_open_round_waits_for(browser: Browser) -> None:
