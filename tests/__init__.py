@@ -1,5 +1,5 @@
 """One thread for each process that computes, the processes that tests start included, as peers do it. Before anything imports torch: the
-threads of two workers on two cores spin while they wait for each other, which costs some tests eight times their processor time."""
+threads of several workers on two cores spin while they wait for each other, which costs some tests eight times their processor time."""
 
 import os
 
