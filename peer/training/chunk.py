@@ -75,7 +75,8 @@ class ChunkComputer:
         if self._device.type != "cpu":
             inputs, targets = inputs.to(self._device), targets.to(self._device)
         loss = self._task.loss(self._module(inputs), targets)
-        loss.backward(torch.full_like(loss, num_samples))  # type: ignore[no-untyped-call]
+        # the same bits as backward(gradient), which checks its shape with sympy: a second's import in every process
+        (loss * num_samples).backward()  # type: ignore[no-untyped-call]
         if has_buffers:
             change = torch.sub(self._buffers, model.buffers, out=gradient[model.layout.num_params :])
             change.mul_(num_samples)

@@ -237,6 +237,17 @@ def test_a_switch_of_the_config_file_is_turned_off_on_the_command_line(grapevine
     assert grapevine(*few, "off.toml", "--head-computes").code == 0
 
 
+def test_training_with_plain_sgd_imports_nothing_that_is_for_compilers() -> None:
+    """sympy, half a second of a process's start, and torch._dynamo, as much again."""
+    program = (
+        "import sys; from peer.config import validated; from peer.sim.play import simulate\n"
+        "simulate(validated({'peers': 2, 'max_rounds': 2}))\n"
+        "print(sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_who_only_asks_a_peer_does_not_wait_for_what_computes() -> None:
     heavy = "{'torch', 'scipy', 'networkx'}"
     asked = f"import sys; import peer.cli.app, peer.cli.status, peer.cli.top; print(not {heavy} & sys.modules.keys())"
