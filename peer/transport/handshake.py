@@ -20,7 +20,7 @@ from peer.transport.base import Identity
 from peer.transport.lane import Lane, LaneClosed
 from peer.wire import gossip_pb2 as wire
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 HELLO_SECONDS: Final = 5.0
 """A caller that has not agreed within this time is cut."""
 

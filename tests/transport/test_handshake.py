@@ -42,7 +42,7 @@ def test_the_first_difference_is_named(theirs: Identity, expected: int | None, f
 
 def test_another_protocol_is_refused() -> None:
     refusal = check_protocol(Greeting(ME, 0, 0), Greeting(YOU, 0, 0, protocol=1))
-    assert refusal == Refusal("protocol", "peer 1 speaks protocol 1, this peer 3")
+    assert refusal == Refusal("protocol", "peer 1 speaks protocol 1, this peer 4")
 
 
 TEXT = st.text(max_size=100)
