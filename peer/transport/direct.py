@@ -102,6 +102,7 @@ class DirectLane:
         self._into: memoryview | None = None  # where they go; None: nowhere
         self._head_rest = self._piece_rest = memoryview(b"")  # what is still to be sent
         self._readable: asyncio.Future[None] | None = None
+        self._watched = False  # whether the loop tells of what can be read
         self._writable: asyncio.Future[None] | None = None
         self._freed: asyncio.Future[None] | None = None
 
@@ -228,11 +229,12 @@ class DirectLane:
             self._recv()
             if self._need:
                 self._readable = self._loop.create_future()
-                self._loop.add_reader(self._socket, self._on_readable)
+                if not self._watched:
+                    self._loop.add_reader(self._socket, self._on_readable)
+                    self._watched = True
                 await self._readable
         finally:
-            self._into = None
-            self._stop_reading()
+            self._into = self._readable = None
 
     def _recv(self) -> None:
         """As much as the socket has now."""
@@ -253,8 +255,11 @@ class DirectLane:
             self._into = self._into[got:]
 
     def _on_readable(self) -> None:
+        """The socket stays watched until something comes that nobody waits for: most of the time somebody soon waits again."""
         waiter = self._readable
         if waiter is None or waiter.done():
+            self._loop.remove_reader(self._socket)
+            self._watched = False
             return
         try:
             self._recv()
@@ -263,12 +268,6 @@ class DirectLane:
             return
         if not self._need:
             waiter.set_result(None)
-
-    def _stop_reading(self) -> None:
-        if self._readable is not None:
-            self._readable = None
-            if self._ended is None:
-                self._loop.remove_reader(self._socket)
 
     # -- both
 
