@@ -244,8 +244,8 @@ class Config(BaseModel):
     )
     start_timeout: float = Field(60.0, gt=0, description="Seconds to wait for all peers to appear")
     data_plane: Literal["grpc", "direct", "auto"] = Field(
-        "grpc",
-        description="What vectors travel on: gRPC, a plain socket beside it, or that where both ends of a link can",
+        "auto",
+        description="What vectors and words travel on: gRPC, plain sockets beside it, or these where both ends of a link can",
     )
     data_port: int = Field(
         0, ge=0, le=65535, description="TCP port of those sockets (up: the first of as many as peers); 0: any free one"
