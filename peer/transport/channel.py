@@ -15,9 +15,9 @@ from peer.transport.handshake import DataPlane
 CONNECT_SECONDS: Final = 2.0
 FIRST_BACKOFF_SECONDS: Final = 0.05
 LAST_BACKOFF_SECONDS: Final = 1.0
-WINDOW_BYTES: Final = 4 * 1024 * 1024
+WINDOW_BYTES: Final = 8 * 1024 * 1024
 """What gRPC takes of a stream ahead of its reader. It would fit that to the path by probing, and then holds tens of MiB a link for as long
-as the channel lives. So over a path of 100 ms a link moves at most 40 MB/s; data sockets, which the kernel fits to the path, more."""
+as the channel lives. So over a path of 100 ms a link moves at most 80 MB/s; data sockets, which the kernel fits to the path, more."""
 
 
 @dataclass(frozen=True, slots=True)
