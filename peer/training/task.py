@@ -137,14 +137,20 @@ def num_samples(dataset: Dataset[Any]) -> int:
     return len(dataset)
 
 
+def _has_accelerators() -> bool:
+    """Whether this torch was built for any; it does not ask for the devices."""
+    built = torch.backends.cuda.is_built() or torch.backends.mps.is_built()  # type: ignore[no-untyped-call]
+    return built or getattr(torch.version, "xpu", None) is not None
+
+
 def build_model(task: Task, seed: int) -> nn.Module:
     """The task's model, equal in every peer with the same seed; torch's global generator is left as it was.
 
     Raises TaskError if the task's own code fails.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would note the call, and the stack it came from, for every kind of accelerator that this machine has not
-        seed_all = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+        # torch.manual_seed would note the call, and the stack it came from, for every kind of accelerator that this torch has not
+        seed_all = torch.manual_seed if _has_accelerators() else torch.default_generator.manual_seed
         seed_all(seed)
         try:
             module = task.model()

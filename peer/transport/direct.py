@@ -51,13 +51,18 @@ _PREFIX = struct.Struct("<II")
 
 def tune(sock: socket.socket, peer_host: str = "", silence_seconds: float = 3.0) -> None:
     """Set a data socket up; what the kernel refuses is left as it was. `peer_host`: the address of the other end, if it is known.
+    Buffers of a size of ours would end the kernel's own fitting of a TCP window to the path, so they are for within a machine.
 
     TCP_USER_TIMEOUT stays unset: it also ends a connection whose other end answers every probe but reads nothing, and that is how we
     hold a sender back. Silence is noticed by gRPC's keepalive, which takes the link down with all its sockets."""
-    for option, limit in ((socket.SO_SNDBUF, "wmem_max"), (socket.SO_RCVBUF, "rmem_max")):
-        if _kernel_limit(limit) >= SOCKET_BYTES:  # asking for more than that would end the kernel's own tuning for less
-            _set(sock, socket.SOL_SOCKET, option, SOCKET_BYTES)
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+    if not inet or is_loopback(peer_host):
+        for option, limit in ((socket.SO_SNDBUF, "wmem_max"), (socket.SO_RCVBUF, "rmem_max")):
+            if (
+                _kernel_limit(limit) >= SOCKET_BYTES
+            ):  # asking for more than that would end the kernel's own tuning for less
+                _set(sock, socket.SOL_SOCKET, option, SOCKET_BYTES)
+    if not inet:
         return
     _set(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _set(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -112,7 +117,7 @@ class DirectLane:
         self._check_open()
         num_bytes = len(head) + len(piece)
         self._piece_rest = piece
-        if len(piece) >= SLOT_FROM and self._outgoing is not None and self._outgoing.is_mapped():
+        if len(piece) >= SLOT_FROM and self._outgoing is not None and self._is_free(self._outgoing):
             await self._put(self._outgoing)
             num_bytes |= _IN_SLOT
         length = _LENGTH.pack(num_bytes)
@@ -132,7 +137,7 @@ class DirectLane:
     async def _put(self, outgoing: Outgoing) -> None:
         """The piece into a slot, when there is a free one."""
         try:
-            while not outgoing.is_free():
+            while not self._is_free(outgoing, now=True):
                 self._freed = self._loop.create_future()
                 self._loop.add_reader(outgoing.freed, self._on_freed)
                 await self._freed
@@ -143,6 +148,13 @@ class DirectLane:
                 self._loop.remove_reader(outgoing.freed)
             self._freed = None
             self._piece_rest = memoryview(b"")
+
+    def _is_free(self, outgoing: Outgoing, *, now: bool = False) -> bool:
+        """Whether a slot may be filled now, or ever."""
+        try:
+            return outgoing.is_free() if now else outgoing.is_mapped()
+        except OSError as gone:
+            raise LaneClosed("the other end shares memory no more") from gone
 
     def _on_freed(self) -> None:
         if self._freed is not None and not self._freed.done():

@@ -26,7 +26,7 @@ from peer.transport.direct import DirectLane, tune
 from peer.transport.shared import hand_over, take_over
 from peer.wire import gossip_pb2 as wire
 
-DIRECT_SECONDS: Final = 1.0
+DIRECT_SECONDS: Final = 2.0
 """How long the dialling end tries; and how long a caller has to say its token."""
 
 MAX_CALLERS: Final = 128
@@ -48,7 +48,7 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._callers: dict[socket.socket, asyncio.Task[bool]] = {}  # oldest first
-        self._expected: dict[bytes, asyncio.Future[DirectLane]] = {}
+        self._expected: dict[bytes, tuple[asyncio.Future[DirectLane], bool]] = {}  # by token; whether memory is shared
         self._port = 0
         self._name = ""
 
@@ -84,11 +84,11 @@ class Door:
         self._loop.add_reader(listener, self._accept, listener)
         return listener
 
-    def expect(self, arrived: asyncio.Future[DirectLane]) -> wire.DirectOffer:
-        """An offer; `arrived` is given the lane of whoever takes it up, unless it is done by then. Withdraw it in any
-        case."""
+    def expect(self, arrived: asyncio.Future[DirectLane], *, shares: bool = True) -> wire.DirectOffer:
+        """An offer; `arrived` is given the lane of whoever takes it up, unless it is done by then. shares: memory too, where that can be.
+        Withdraw it in any case."""
         token = secrets.token_bytes(_TOKEN_BYTES)
-        self._expected[token] = arrived
+        self._expected[token] = arrived, shares
         return wire.DirectOffer(token=token, port=self._port, unix_name=self._name)
 
     def withdraw(self, offer: wire.DirectOffer) -> None:
@@ -134,12 +134,13 @@ class Door:
         try:
             async with asyncio.timeout(DIRECT_SECONDS):
                 said = await self._hear(caller)
-                arrived = self._expected.pop(said[len(_MAGIC) :], None) if said.startswith(_MAGIC) else None
-                if arrived is None or arrived.done():
+                expected = self._expected.pop(said[len(_MAGIC) :], None) if said.startswith(_MAGIC) else None
+                if expected is None or expected[0].done():
                     self._refused("token")
                     return False
+                arrived, shares = expected
             async with asyncio.timeout(DIRECT_SECONDS):
-                outgoing = await hand_over(caller, _WELCOME)
+                outgoing = await hand_over(caller, _WELCOME, shares=shares)
                 with contextlib.ExitStack() as undone:
                     if outgoing is not None:
                         undone.callback(outgoing.close)
@@ -173,9 +174,9 @@ def abstract(name: str) -> str:
     return f"\0{name}"
 
 
-async def knock(offer: wire.DirectOffer, host: str, *, local: bool = True) -> DirectLane:
-    """Take up an offer of the peer that was dialled at `host`; with `local`, by its Unix socket if it is on this machine. Raises
-    OSError or TimeoutError, within DIRECT_SECONDS."""
+async def knock(offer: wire.DirectOffer, host: str, *, local: bool = True, shares: bool = True) -> DirectLane:
+    """Take up an offer of the peer that was dialled at `host`; with `local`, by its Unix socket if it is on this machine; `shares`: with
+    memory beside that. Raises OSError or TimeoutError, within DIRECT_SECONDS."""
     loop = asyncio.get_running_loop()
     broken: OSError = ConnectionRefusedError("no address")
     async with asyncio.timeout(DIRECT_SECONDS):
@@ -186,13 +187,13 @@ async def knock(offer: wire.DirectOffer, host: str, *, local: bool = True) -> Di
         doors += [(family, address) for family, _, _, _, address in infos]
         for family, address in doors:
             try:
-                return await _enter(family, address, offer.token)
+                return await _enter(family, address, offer.token, shares)
             except OSError as refused:
                 broken = refused
     raise broken
 
 
-async def _enter(family: int, address: Any, token: bytes) -> DirectLane:
+async def _enter(family: int, address: Any, token: bytes, shares: bool) -> DirectLane:
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
@@ -205,6 +206,6 @@ async def _enter(family: int, address: Any, token: bytes) -> DirectLane:
             stack.callback(incoming.close)
         if said != _WELCOME:
             raise ConnectionRefusedError("the other end did not accept the token")
-        outgoing = await hand_over(sock, _COMING)
+        outgoing = await hand_over(sock, _COMING, shares=shares)
         stack.pop_all()
     return DirectLane(sock, outgoing, incoming)

@@ -107,10 +107,25 @@ class GrpcTransport(LinkedTransport):
         await server.start()
         self._server = server
         if self._data_plane is not DataPlane.GRPC:
-            self._door = Door(lambda reason: listener.on_dropped(None, reason))
-            await self._door.open(_host(self._listen), self._options.data_port, local=self._options.local_sockets)
+            await self._open_door(Door(lambda reason: listener.on_dropped(None, reason)))
         await self.set_serving(True)
         return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def _open_door(self, door: Door) -> None:
+        """Let data sockets in. Where nobody asked for them by name, it is no reason to end that they can't be."""
+        try:
+            await door.open(_host(self._listen), self._options.data_port, local=self._options.local_sockets)
+        except OSError as refused:
+            door.close()
+            if self._data_plane is DataPlane.DIRECT or self._options.data_port:
+                if self._server is not None:
+                    await self._server.stop(None)
+                    self._server = None
+                raise
+            lacking = event("no-data-sockets", reason=str(refused))
+            log.warning("peer %d: %s; vectors take gRPC", self.identity.peer, refused, extra=lacking)
+            return
+        self._door = door
 
     async def set_serving(self, serving: bool) -> None:
         """What the health service says of this peer from now on."""
@@ -173,7 +188,7 @@ class GrpcTransport(LinkedTransport):
             with contextlib.ExitStack() as undone:
                 if offer.words_token:
                     told = wire.DirectOffer(token=offer.words_token, port=offer.port, unix_name=offer.unix_name)
-                    words = WordLine((await knock(told, host, local=local)).release())
+                    words = WordLine((await knock(told, host, local=local, shares=False)).release())
                     undone.callback(words.close)
                 lane = await knock(offer, host, local=local)
                 undone.pop_all()
@@ -287,7 +302,10 @@ class _LaneToCome:
     def offer(self) -> wire.DirectOffer | None:
         """For the verdict; None if there is no door."""
         if self._door is not None:
-            self._offer, self._words_offer = self._door.expect(self.socket), self._door.expect(self._words)
+            self._offer, self._words_offer = (
+                self._door.expect(self.socket),
+                self._door.expect(self._words, shares=False),
+            )
             self._offer.words_token = self._words_offer.token
         return self._offer
 

@@ -3,13 +3,14 @@
 A Unix socket holds a few hundred kilobytes, so that each large frame wakes both event loops some ten times, and the kernel copies all
 of it into buffers that it makes and frees. A slot takes a whole frame: one copy into it, one out of it, one message.
 
-Each end makes one segment for what it sends: NUM_SLOTS slots of a frame each, used in turn. The other end is handed the segment and an
-eventfd over the Unix socket; it adds NUM_SLOTS to the eventfd once it has mapped the segment, and 1 for each slot that it has read. So
-the sender knows which slots are free; as long as it hears nothing, it sends pieces over the socket.
+Each end makes one segment for what it sends: NUM_SLOTS slots of a frame each, used in turn. The other end is handed the segment and one
+end of a pair of sockets over the Unix socket; it says NUM_SLOTS bytes on that once it has mapped the segment, and one for each slot that it
+has read. So the sender knows which slots are free; as long as it hears nothing, it sends pieces over the socket.
 
 What the other end may do: it can't shrink the segment (which would end whoever reads it), as it is sealed; to change a slot after its
 header came changes what it sends, no more, as a piece is checked where it was copied to; to say a slot is free that it has not read
-spoils what it reads itself. Memory: a segment is given pages when slots are first used, at most SEGMENT_BYTES for each direction of a link.
+spoils what it reads itself; and whatever it hands over, no call here waits for it. Memory: a segment is
+given pages when slots are first used, at most SEGMENT_BYTES for each direction of a link.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import fcntl
 import mmap
 import os
 import socket
-import stat
 from typing import Final
 
 import numpy as np
@@ -39,37 +39,44 @@ class Outgoing:
     """The end that writes. Raises OSError where there can't be such a thing; `close` it."""
 
     def __init__(self) -> None:
-        if not (hasattr(os, "memfd_create") and hasattr(os, "eventfd")):
+        if not hasattr(os, "memfd_create"):
             raise OSError("shared memory is for Linux")
         with contextlib.ExitStack() as stack:
-            self._memory = os.memfd_create("grapevine-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            stack.callback(os.close, self._memory)
-            os.ftruncate(self._memory, SEGMENT_BYTES)
-            fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self._memory, SEGMENT_BYTES)
+            memory = os.memfd_create("grapevine-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            handed = contextlib.ExitStack()
+            handed.callback(os.close, memory)
+            stack.callback(handed.close)
+            os.ftruncate(memory, SEGMENT_BYTES)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            self._map = mmap.mmap(memory, SEGMENT_BYTES)
             stack.callback(self._map.close)
-            self.freed = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.freed, theirs = socket.socketpair()
+            stack.callback(self.freed.close)
+            handed.callback(theirs.close)
+            self.handles = [memory, theirs.fileno()]
+            self._handed = handed
             stack.pop_all()
         self._slots = _cut(self._map)
         self._next = 0
         self._free = 0
         self._mapped = False
 
-    @property
-    def handles(self) -> list[int]:
-        """What the other end needs: file descriptors."""
-        return [self._memory, self.freed]
+    def handed_over(self) -> None:
+        """The other end has what it needs of this, the file descriptors `handles`; here they are closed."""
+        self._handed.close()
 
     def is_mapped(self) -> bool:
         """Whether the other end reads it."""
         return self._mapped or self.is_free()
 
     def is_free(self) -> bool:
-        """Whether the next slot may be filled. `freed` gets readable when that changes."""
+        """Whether the next slot may be filled. `freed` gets readable when that changes. Raises OSError if the other end is gone."""
         if not self._free:
             with contextlib.suppress(BlockingIOError):
-                self._free = min(os.eventfd_read(self.freed), NUM_SLOTS)
-                self._mapped = True
+                self._free = len(self.freed.recv(NUM_SLOTS, socket.MSG_DONTWAIT))
+                if self._mapped and not self._free:
+                    raise ConnectionResetError
+                self._mapped = self._free > 0  # else the other end could not map it, and has let go of it
         return self._free > 0
 
     def put(self, piece: memoryview) -> None:
@@ -81,8 +88,8 @@ class Outgoing:
     def close(self) -> None:
         self._slots.clear()
         self._map.close()
-        os.close(self._memory)
-        os.close(self.freed)
+        self._handed.close()
+        self.freed.close()
 
 
 class Incoming:
@@ -92,8 +99,9 @@ class Incoming:
         with contextlib.ExitStack() as stack:
             for handle in handles:
                 stack.callback(os.close, handle)
-            memory, self._freed = _checked(handles)
+            memory, told = _checked(handles)
             self._map = mmap.mmap(memory, SEGMENT_BYTES, prot=mmap.PROT_READ)
+            self._freed = socket.socket(fileno=told)
             stack.pop_all()
         os.close(memory)  # the map has its own
         self._slots = _cut(self._map)
@@ -108,13 +116,13 @@ class Incoming:
         self._free(1)
 
     def _free(self, slots: int) -> None:
-        with contextlib.suppress(OSError):  # full, or none: who makes it so will wait for it
-            os.eventfd_write(self._freed, slots)
+        with contextlib.suppress(OSError):  # full, or gone: who makes it so will wait for it
+            self._freed.send(bytes(slots), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
         self._slots.clear()
         self._map.close()
-        os.close(self._freed)
+        self._freed.close()
 
 
 def _cut(segment: mmap.mmap) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
@@ -123,30 +131,28 @@ def _cut(segment: mmap.mmap) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]
 
 
 def _checked(handles: list[int]) -> tuple[int, int]:
-    """(segment, eventfd). Raises OSError."""
+    """(segment, socket). Raises OSError. Seals come first: only what lives in memory has them, and answers `fstat` at once."""
     if len(handles) != 2:
-        raise OSError("not a segment and an eventfd")
+        raise OSError("not a segment and a socket")
     memory, freed = handles
-    found = os.fstat(memory)
-    sound = stat.S_ISREG(found.st_mode) and found.st_size == SEGMENT_BYTES
-    if not sound or fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+    if fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS or os.fstat(memory).st_size != SEGMENT_BYTES:
         raise OSError("not a sealed segment")
-    os.set_blocking(freed, False)
     return memory, freed
 
 
-async def hand_over(sock: socket.socket, said: bytes) -> Outgoing | None:
-    """Say a byte over a new socket, and with it, if this is a Unix socket, hand over what this end shares. Raises OSError."""
-    outgoing = _made() if _is_unix(sock) else None
-    if outgoing is None:
-        await asyncio.get_running_loop().sock_sendall(sock, said)
-        return None
-    try:
-        socket.send_fds(sock, [said], outgoing.handles)
-    except OSError:
-        outgoing.close()
-        raise
-    return outgoing
+async def hand_over(sock: socket.socket, said: bytes, *, shares: bool = True) -> Outgoing | None:
+    """Say a byte over a new socket, and with it, if `shares` and this is a Unix socket, hand over what this end shares. Raises OSError."""
+    outgoing = _made() if shares and _is_unix(sock) else None
+    if outgoing is not None:
+        try:
+            socket.send_fds(sock, [said], outgoing.handles)
+        except OSError:  # not allowed: without
+            outgoing.close()
+        else:
+            outgoing.handed_over()
+            return outgoing
+    await asyncio.get_running_loop().sock_sendall(sock, said)
+    return None
 
 
 async def take_over(sock: socket.socket) -> tuple[bytes, Incoming | None]:
@@ -160,7 +166,9 @@ async def take_over(sock: socket.socket) -> tuple[bytes, Incoming | None]:
         await readable.wait()
     finally:
         loop.remove_reader(sock)
-    said, handles, _, _ = socket.recv_fds(sock, 1, 2, socket.MSG_CMSG_CLOEXEC)
+    said, handles, _, _ = socket.recv_fds(sock, 1, 2)
+    for handle in handles:
+        os.set_inheritable(handle, False)
     if handles:
         with contextlib.suppress(OSError):  # not what it should be, or no memory: its pieces come over the socket
             return said, Incoming(handles)

@@ -23,6 +23,7 @@ from peer.transport.lane import LaneClosed
 MOST_WAITING: Final = 64
 """Messages that may wait for the reader before no more are read from the socket."""
 
+SILENCE_SECONDS: Final = 15.0
 _READ_BYTES: Final = 64 * 1024
 _LENGTH = struct.Struct("<I")
 
@@ -40,6 +41,7 @@ class WordLine:
         self._readable: asyncio.Future[None] | None = None
         self._flushed: asyncio.Future[None] | None = None
         self._reads = True
+        tell_of_silence(sock)
         self._loop.add_reader(sock, self._on_readable)
 
     # -- writing
@@ -150,6 +152,14 @@ class WordLine:
     def _check_open(self) -> None:
         if self._ended is not None:
             raise LaneClosed(self._ended)
+
+
+def tell_of_silence(sock: socket.socket) -> None:
+    """Let TCP end where nothing of what was sent is answered for SILENCE_SECONDS: a path may be lost to this socket and not to gRPC's, and
+    then pings, which are always under way, keep the kernel from probing. Words are always read, so a busy other end is no silence."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -16,7 +16,7 @@ import uvloop
 from peer.transport import door
 from peer.transport.base import ExchangeKey, LossReason
 from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, column_sums
-from peer.transport.direct import SOCKET_BYTES, DirectLane, tune
+from peer.transport.direct import SOCKET_BYTES, DirectLane, _kernel_limit, tune
 from peer.transport.door import MAX_CALLERS, Door, knock
 from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
@@ -427,6 +427,8 @@ def lanes(kind: str) -> tuple[DirectLane, DirectLane]:
         return DirectLane(ends[0]), DirectLane(ends[1])
     out = [Outgoing(), Outgoing()]
     into = [Incoming([os.dup(handle) for handle in one.handles]) for one in out]
+    for one in out:
+        one.handed_over()
     return DirectLane(ends[0], out[0], into[1]), DirectLane(ends[1], out[1], into[0])
 
 
@@ -516,3 +518,32 @@ def test_column_sums_notice(damage: Callable[[bytes], bytes]) -> None:
     assert column_sums(memoryview(piece), 1) == column_sums(memoryview(piece), 1)
     assert column_sums(memoryview(damage(piece)), 1) != column_sums(memoryview(piece), 1)
     assert column_sums(memoryview(piece), 2) != column_sums(memoryview(piece), 1)
+
+
+async def test_a_door_that_can_not_be_opened_is_missed_only_where_it_was_asked_for(
+    direct_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def shut(self: Door, host: str, port: int = 0, *, local: bool = True) -> None:
+        raise OSError("no file descriptors")
+
+    monkeypatch.setattr(Door, "open", shut)
+    a, b = (
+        await direct_rig.start(identity(0), data_plane=DataPlane.AUTO),
+        await direct_rig.start(identity(1), data_plane=DataPlane.AUTO),
+    )
+    a.transport.connect({1: b.address})
+    await asyncio.gather(a.linked_to(1), b.linked_to(0))
+    assert a.transport.traffic()[1].data_plane == "grpc"
+    await goes_on(a, b, 0)
+    with pytest.raises(OSError, match="descriptors"):
+        await direct_rig.start(identity(0), data_plane=DataPlane.DIRECT)
+
+
+@pytest.mark.parametrize(("host", "ours"), [("127.0.0.1", True), ("10.1.2.3", False)])
+def test_between_machines_the_kernel_fits_the_window_to_the_path(host: str, ours: bool) -> None:
+    """A socket whose buffer was set is never fitted again."""
+    with socket.socket() as sock:
+        before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        tune(sock, host)
+        changed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) != before
+    assert changed == (ours and _kernel_limit("rmem_max") >= SOCKET_BYTES)

@@ -86,15 +86,13 @@ async def test_nothing_is_left_when_a_link_ends(rig: Rig) -> None:
         assert isinstance(lane, DirectLane)
         lane.close("a test")
         lane.close("again")
-    assert before - open_files() >= 2 * (
-        1 + 2 + 1 + 2
-    )  # its socket; segment and eventfd, and the map's handle, both ways
+    assert before - open_files() == 2 * (1 + 2 + 2)  # its socket; a socket and the map's handle, both ways
     for lane in bulk:
         assert lane._outgoing is not None
         assert lane._outgoing._map.closed
 
 
-@pytest.mark.parametrize("where", ["nowhere", "not here", "not there"])
+@pytest.mark.parametrize("where", ["nowhere", "not here", "not handed over", "not there"])
 async def test_where_no_memory_can_be_shared_the_socket_takes_all(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -109,7 +107,9 @@ async def test_where_no_memory_can_be_shared_the_socket_takes_all(
     if where == "nowhere":
         monkeypatch.setattr(os, "memfd_create", forbidden)
     elif where == "not here":
-        monkeypatch.delattr(os, "eventfd")
+        monkeypatch.delattr(os, "memfd_create")
+    elif where == "not handed over":
+        monkeypatch.setattr(socket, "send_fds", lambda *arguments: forbidden("send_fds"))
     else:
         monkeypatch.setattr(shared, "Incoming", refused)
     with counted(monkeypatch) as pieces:
@@ -179,27 +179,48 @@ async def test_a_length_above_a_slot_ends_the_lane() -> None:
     there.close()
 
 
+def one_socket() -> int:
+    here, there = socket.socketpair()
+    there.close()
+    return here.detach()
+
+
+def sealed(size: int) -> int:
+    memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, size)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return memory
+
+
 def unsealed() -> list[int]:
     memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, SEGMENT_BYTES)
-    return [memory, os.eventfd(0)]
+    return [memory, one_socket()]
 
 
 def short() -> list[int]:
-    memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
-    os.ftruncate(memory, mmap.PAGESIZE)
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return [memory, os.eventfd(0)]
+    return [sealed(mmap.PAGESIZE), one_socket()]
+
+
+def no_socket() -> list[int]:
+    return [sealed(SEGMENT_BYTES), os.eventfd(0)]
 
 
 @pytest.mark.parametrize(
     "handles",
-    [unsealed, short, lambda: list(os.pipe()), lambda: [os.eventfd(0)], lambda: [os.eventfd(0), os.eventfd(0)]],
+    [
+        unsealed,
+        short,
+        no_socket,
+        lambda: list(os.pipe()),
+        lambda: [one_socket()],
+        lambda: [one_socket(), one_socket()],
+    ],
 )
 def test_what_is_no_sealed_segment_is_refused(handles: Callable[[], list[int]]) -> None:
     """A segment that its owner could shrink would end the reader by a signal."""
     before = open_files()
-    with pytest.raises(OSError, match=r"segment|Invalid argument"):
+    with pytest.raises(OSError, match=r"segment|Invalid argument|non-socket"):
         Incoming(handles())
     assert open_files() == before
 
@@ -211,12 +232,34 @@ def test_a_segment_can_not_be_shrunk() -> None:
     out.close()
 
 
-@pytest.mark.parametrize("freed", [lambda: os.pipe(), lambda: [a.detach() for a in socket.socketpair()]])
-def test_whatever_stands_for_the_eventfd_is_never_waited_for(freed: Callable[[], list[int]]) -> None:
-    out, (unread, told) = Outgoing(), freed()
-    into = Incoming([os.dup(out.handles[0]), told])
-    for _ in range(100_000):  # more than a pipe holds
+@pytest.mark.parametrize("blocks", [True, False])
+def test_whatever_the_other_end_does_to_its_socket_nobody_waits_for_it(blocks: bool) -> None:
+    """Its flags are its own; a socket that is full, and one that says nothing."""
+    out = Outgoing()
+    there = socket.socket(fileno=os.dup(out.handles[1]))
+    there.setblocking(blocks)
+    out.freed.setblocking(blocks)
+    assert not out.is_free()
+    into = Incoming([os.dup(handle) for handle in out.handles])
+    assert out.is_free()
+    for _ in range(100_000):  # more than it holds
         into.take(None)
     into.close()
+    there.close()
     out.close()
-    os.close(unread)
+
+
+async def test_who_shares_memory_no_more_ends_the_lane() -> None:
+    here, there = lanes("shared")
+    piece = memoryview(bytearray(FRAME_BYTES))
+    for _ in range(NUM_SLOTS):
+        await here.write(HEAD, piece)
+    waiting = asyncio.create_task(here.write(HEAD, piece))
+    await asyncio.sleep(0.05)
+    assert there._incoming is not None
+    there._incoming.close()
+    with pytest.raises(LaneClosed, match="shares memory no more"):
+        await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+    there._incoming = None
+    here.close()
+    there.close()

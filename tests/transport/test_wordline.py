@@ -15,7 +15,7 @@ from peer.transport.handshake import MAX_CONTROL_BYTES
 from peer.transport.lane import LaneClosed
 from peer.transport.link import Link
 from peer.transport.outbox import Outbox
-from peer.transport.wordline import MOST_WAITING, WordLine
+from peer.transport.wordline import MOST_WAITING, SILENCE_SECONDS, WordLine
 from peer.wire import gossip_pb2 as wire
 
 from .proxy import Proxy
@@ -227,3 +227,14 @@ async def test_the_line_ends_with_the_stream(rig: Rig) -> None:
     await b.transport.stop()
     assert [line._socket.fileno() for line in lines if isinstance(line, WordLine)] == [-1, -1]
     await proxy.stop()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+async def test_tcp_tells_of_silence_though_pings_are_under_way(family: socket.AddressFamily) -> None:
+    """With bytes that are not answered the kernel sends no keepalive, and tries for a quarter of an hour."""
+    line = WordLine(sock := socket.socket(family))
+    sock.setblocking(False)
+    if family == socket.AF_INET:
+        seconds = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+        assert seconds == SILENCE_SECONDS
+    line.close()
