@@ -10,10 +10,11 @@ DIGIT = 1 << 24
 """The largest integer up to which float32 is exact."""
 
 
-def read_count(sent: Tensor) -> int | None:
+def read_count(sent: Tensor, peers: int = 1) -> int | None:
     """The number that weighs the sum [d] before it; sent: [d + 1]. None if a number is not finite, or the last is no count: also one that
-    is larger than float32 counts (`refusals` refuses such rounds), which no clock could be written with."""
-    return int(sent[-1]) if is_finite(sent) and is_count(float(sent[-1])) else None
+    is larger than float32 counts (`refusals` refuses such rounds), which no clock could be written with. peers: whose counts are added up
+    in it."""
+    return int(sent[-1]) if is_finite(sent) and is_count(float(sent[-1]), peers) else None
 
 
 def is_count(number: float, peers: int = 1) -> bool:

@@ -91,7 +91,7 @@ class Ring:
             away = (step + 1) // 2 if step % 2 == i % 2 else -((step + 1) // 2)
             row = rows[(i // 2 + away) % len(rows)]
             other = others[step % 2]
-            yield from self._whole(step, {other: newest}, {other: row})
+            yield from self._whole(step, {other: newest}, {other: row}, peers=2 if step else 1)
             if step == 0:
                 row.add_(mine)
             newest = row
@@ -106,14 +106,15 @@ class Ring:
             yield from self._whole(h - 1, send, {previous: rows[(i - h) % n], following: rows[(i + h) % n]})
 
     def _whole(
-        self, phase: int, send: Mapping[int, Tensor], into: Mapping[int, Tensor]
+        self, phase: int, send: Mapping[int, Tensor], into: Mapping[int, Tensor], peers: int = 1
     ) -> Generator[Effect, Answer, None]:
+        """Swap vectors [d + 1] with neighbours; each is the sum of so many peers'. Raises RoundBroken."""
         inbox = yield Exchange(phase, send, {j: row.numel() for j, row in into.items()}, atomic=False, into=into)
         assert isinstance(inbox, Inbox)
         for lost, reason in inbox.lost.items():
             raise RoundBroken(lost, reason)
         for j, row in inbox.vectors.items():
-            if read_count(row) is None:
+            if read_count(row, peers) is None:
                 raise RoundBroken(j, "corrupt")
 
     def _sum_rows(self) -> None:

@@ -58,9 +58,8 @@ def tune(sock: socket.socket, peer_host: str = "", silence_seconds: float = 3.0)
     inet = sock.family in (socket.AF_INET, socket.AF_INET6)
     if not inet or is_loopback(peer_host):
         for option, limit in ((socket.SO_SNDBUF, "wmem_max"), (socket.SO_RCVBUF, "rmem_max")):
-            if (
-                _kernel_limit(limit) >= SOCKET_BYTES
-            ):  # asking for more than that would end the kernel's own tuning for less
+            # asking for more than the limit would end the kernel's own tuning for less
+            if _kernel_limit(limit) >= SOCKET_BYTES:
                 _set(sock, socket.SOL_SOCKET, option, SOCKET_BYTES)
     if not inet:
         return

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import PeerState, RoundBroken
+from peer.gossip.central import DIGIT
 from peer.gossip.compression import wire_format
 from peer.gossip.effects import Exchange, Inbox
 from peer.gossip.ring import WHOLE_BYTES, Ring, passes_whole
@@ -160,3 +161,19 @@ def test_even_rings_pass_what_may_be_in_the_sums_own_room() -> None:
                 ends.append(end.value)
     expected = (brought(0) + brought(1)) + (brought(2) + brought(3))
     assert [(torch.equal(total, expected), weight) for total, weight in ends] == [(True, 4.0)] * 4
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_pair_may_count_twice_what_a_peer_may(step: int) -> None:
+    """Peer 1 of six swaps with peer 0, and then the sum of its pair with peer 2."""
+    score = ring(6, 1, WHOLE_BYTES).sum(brought(0), 1.0)
+    effect = next(score)
+    for phase, other in enumerate((0, 2)):
+        assert isinstance(effect, Exchange)
+        row = effect.into[other].fill_(1.0)
+        row[-1] = 1.5 * DIGIT if phase == step else 1.0
+        if phase == step == 0:
+            with pytest.raises(RoundBroken, match="corrupt"):
+                score.send(Inbox({other: row}))
+            return
+        effect = score.send(Inbox({other: row}))

@@ -77,7 +77,7 @@ async def test_two_peers_of_one_machine_share_memory(rig: Rig, monkeypatch: pyte
 
 
 async def test_nothing_is_left_when_a_link_ends(rig: Rig) -> None:
-    """The segments' memory and four handles at either end."""
+    """Of the segments' memory and of file descriptors."""
     a, b = await rig.pair()
     await goes_on(a, b, 0)
     bulk = [a.transport._links[1]._bulk, b.transport._links[0]._bulk]  # type: ignore[attr-defined]
