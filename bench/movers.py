@@ -329,15 +329,17 @@ class RingScore:
         assert isinstance(effect, Exchange)
         key, inboxes, taken, handles = ExchangeKey(round, effect.phase), dict[int, Tensor](), list[Taken](), []
         for peer in {*effect.send, *effect.receive}:
-            arrived = None
+            arrived = lent = None
             if peer in effect.receive:
                 inbox = effect.into[peer] if peer in effect.into else self._inbox[: effect.receive[peer]]
                 inboxes[peer] = inbox
                 if peer in effect.take:
-                    taken.append(Taken(inbox, effect.take[peer], self._off_loop))
-                    arrived = taken[-1].arrived
+                    taken.append(Taken(inbox, effect.take[peer], self._off_loop, kept=peer in effect.into))
+                    arrived, lent = taken[-1].arrived, taken[-1].lent
             send, receive = effect.send.get(peer), inboxes.get(peer)
-            handles.append(self._ours.transport.exchange(peer, key, send, receive, atomic=False, arrived=arrived))
+            handles.append(
+                self._ours.transport.exchange(peer, key, send, receive, atomic=False, arrived=arrived, lent=lent)
+            )
         lost = {(await handle.outcome).peer: str((await handle.outcome).lost) for handle in handles}
         broken = {peer: why for peer, why in lost.items() if why != "None"}
         for piecewise in taken:

@@ -193,6 +193,12 @@ class DirectLane:
     async def fill(self, into: memoryview) -> None:
         await self._take_piece(into)
 
+    def lend(self) -> memoryview | None:
+        if not self._in_slot or self._incoming is None:
+            return None
+        self._check_open()
+        return self._incoming.lend(self._left)
+
     async def skip(self) -> None:
         await self._take_piece(None)
 
