@@ -129,6 +129,10 @@ class Crew:
             extra={name: max(content["extra"].get(name, 0.0) for content in told) for name in names},
         )
 
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes if process.pid is not None]
+
     def stop(self) -> None:
         for line in self._lines:
             line.close()
