@@ -312,8 +312,9 @@ async def test_who_stops_waits_for_no_answer_longer_than_it_says(
 
 async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: Member, caller: Caller) -> None:
     """A sender so slow that the round gives it up: what it sent is free at once, and what it still sends is late."""
-    inbox = torch.empty(1000)
-    handle = victim.open(0, ExchangeKey(0, 0), None, inbox)
+    memory = np.empty(1000, np.float32)
+    kept = weakref.ref(memory)
+    handle = victim.open(0, ExchangeKey(0, 0), None, torch.from_numpy(memory))
     payload = bytes(4000)
     for at in range(3):
         await caller.send(caller.piece(0, payload, at, at + 1))
@@ -321,8 +322,7 @@ async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: M
     assert not handle.outcome.done()
     handle.give_up()
     assert (await ended(handle)).lost is LossReason.DEADLINE
-    kept = weakref.ref(inbox)
-    del inbox, handle
+    del memory, handle
     gc.collect()
     assert kept() is None, "a lost exchange still holds the vector it was to fill"
     await caller.send(caller.piece(0, payload, 3, 4))
