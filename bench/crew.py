@@ -10,6 +10,7 @@ import asyncio
 import mmap
 import select
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -199,8 +200,13 @@ class Post:
         )
 
 
-def serve_blocking(post: Post, play: Callable[[Order, Vectors], None], warm: Callable[[Order, Vectors], None]) -> None:
-    """Play orders until the bench hangs up, without an event loop. warm: touches the vectors of an order."""
+def serve_blocking(
+    post: Post,
+    play: Callable[[Order, Vectors], dict[str, float] | None],
+    warm: Callable[[Order, Vectors], None],
+) -> None:
+    """Play orders until the bench hangs up, without an event loop. warm: touches the vectors of an order. Lag is that of a thread that
+    only ticks."""
     vectors = Vectors()
     post.say("ready")
     while True:
@@ -214,9 +220,14 @@ def serve_blocking(post: Post, play: Callable[[Order, Vectors], None], warm: Cal
             return
         forget_peak()
         time.sleep(max(begin - time.monotonic(), 0.0))
+        lag, over = Lag(), threading.Event()
+        watch = threading.Thread(target=lag.watch_on_thread, args=(over,))
+        watch.start()
         cpu = cpu_seconds()
-        play(order, vectors)
-        post.done(cpu, vectors)
+        extra = play(order, vectors)
+        post.done(cpu, vectors, lag.longest, extra)
+        over.set()
+        watch.join()
 
 
 async def serve_on_loop(
@@ -247,7 +258,7 @@ async def serve_on_loop(
 
 
 class Lag:
-    """How late the loop is, at most, with what is due."""
+    """How late the loop, or a thread, is at most with what is due."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -256,6 +267,12 @@ class Lag:
         while True:
             due = time.monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
+            self.longest = max(self.longest, time.monotonic() - due)
+
+    def watch_on_thread(self, over: threading.Event) -> None:
+        while not over.is_set():
+            due = time.monotonic() + TICK_SECONDS
+            time.sleep(TICK_SECONDS)
             self.longest = max(self.longest, time.monotonic() - due)
 
 

@@ -4,7 +4,7 @@
 
     one-way       a vector from one process to another              both-ways     two processes exchange theirs
     all-reduce-N  the sum of N processes' vectors, in all of them    gossip-8      a ring of 8, everybody with both neighbours (D-PSGD)
-    word          a control word and its answer                     soak          a thousand exchanges both ways of 10 MB: is memory flat?
+    word          a control word and its answer (raw: 64 bytes)     soak          a thousand exchanges both ways of 10 MB: is memory flat?
 
 Contenders take turns within every repetition; times are medians, from the moment all members begin to the end of the last, per exchange
 (small ones are repeated within a repetition). raw: sendall and recv_into of whole preallocated vectors over loopback, a thread per
@@ -13,7 +13,8 @@ the product runs it (forkserver, its allocator settings, uvloop, the gRPC transp
 additions on a worker thread as in the daemon; both-ways and gossip are atomic exchanges.
 
 planned memory: the vectors an order needs, and FRAMES_IN_FLIGHT frames of 2 MiB. The table shows what a member had above what it had
-before its vectors.
+before its vectors. lag: how late, at most, what is due every few milliseconds comes to its turn, on the event loop; raw sockets and gloo
+have none, so there on a thread that does nothing else: what the machine does to anybody.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def crews_of(measure: str, planes: list[str]) -> dict[str, Callable[[], Crew]]:
     pair = measure in ("one-way", "both-ways", "word", "soak")
     size = 2 if pair else int(measure.rpartition("-")[2])
     starts: dict[str, Callable[[], Crew]] = {}
+    if measure == "word":
+        starts["raw default"] = raw("default")
     if measure in ("one-way", "both-ways"):
         starts |= {f"raw {kind}": raw(kind) for kind in ("default", "cubic", "unix")}
     if measure not in ("word", "gossip-8", "soak"):
@@ -179,8 +182,8 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 def report(measure: str, of_size: dict[int, dict[str, dict[str, Any]]], planes: list[str]) -> None:
     """The tables of one measure."""
     if measure == "word":
-        for plane, found in of_size[0].items():
-            print(f"control word and answer, {plane}: {found['extra']['median round trip'] * 1e3:.3f} ms median\n")
+        for who, found in of_size[0].items():
+            print(f"control word and answer, {who}: {found['extra']['median round trip'] * 1e3:.3f} ms median\n")
         return
     if measure == "soak":
         for plane, found in of_size[SOAK_BYTES].items():
@@ -223,7 +226,7 @@ def _costs(measure: str, size: int, found: dict[str, Any], *, ours: bool) -> lis
     memory = f"{found['peak'] / 2**20:.0f}" + (f" / {planned_bytes(measure, size) / 2**20:.0f}" if ours else "")
     extra = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in found["extra"].items())
     per_gb = found["cpu_seconds"] / moved_bytes(measure, size) * 1e9
-    return [f"{per_gb:.2f}", f"{found['lag'] * 1e3:.1f}" if ours else "", memory, extra]
+    return [f"{per_gb:.2f}", f"{found['lag'] * 1e3:.1f}", memory, extra]
 
 
 GOAL_SIZE = 100_000_000
@@ -260,7 +263,7 @@ def goals_of(medians: Medians) -> list[list[str]]:
             part = found["direct"]["cpu_seconds"] / found["grpc"]["cpu_seconds"]
             row(f"{measure}, 100 MB: processor seconds, direct of grpc", "<= 1/3", part, part <= CPU_GOAL)
         for plane, one in medians.get(measure, {}).get(4 * GOAL_SIZE, {}).items():
-            if one["lag"]:
+            if plane in ("grpc", "direct"):
                 met = one["lag"] < LAG_GOAL_SECONDS
                 row(f"{measure}, 400 MB, {plane}: longest loop lag, ms", "< 10", one["lag"] * 1e3, met)
     for measure, of_size in medians.items():
@@ -269,6 +272,8 @@ def goals_of(medians: Medians) -> list[list[str]]:
                 part = found[plane]["peak"] / planned_bytes(measure, GOAL_SIZE)
                 row(f"{measure}, 100 MB, {plane}: memory of the plan", "<= 1.10", part, part <= MEMORY_GOAL)
     for plane, one in medians.get("word", {}).get(0, {}).items():
+        if plane == "raw default":
+            continue
         seconds = one["extra"]["median round trip"]
         row(f"control word and answer, {plane}, ms", "< 0.3", seconds * 1e3, seconds < WORD_GOAL_SECONDS)
     for plane, one in medians.get("soak", {}).get(SOAK_BYTES, {}).items():

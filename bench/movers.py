@@ -38,6 +38,7 @@ INLINE = 1 << 18
 """As in peer/daemon/player.py: elements up to which the loop does the mathematics itself."""
 
 WORDS = 300
+RAW_WORD = bytes(64)
 
 
 # -- raw sockets
@@ -60,14 +61,17 @@ def raw_main(rank: int, size: int, end: socket.socket, kind: str) -> None:
             while at < len(inbox):
                 at += sock.recv_into(inbox[at:])
 
-    def play(order: Order, vectors: Vectors) -> None:
+    def play(order: Order, vectors: Vectors) -> dict[str, float] | None:
+        if order.what == "word":
+            return _raw_words(sock, asks=rank == 0)
         if order.what == "one-way":
             (send, receive)[rank](vectors, order.times)
-            return
+            return None
         sender = threading.Thread(target=send, args=(vectors, order.times))
         sender.start()
         receive(vectors, order.times)
         sender.join()
+        return None
 
     serve_blocking(post, play, _touch_pair(rank))
 
@@ -91,6 +95,21 @@ def _raw_socket(rank: int, post: Post, kind: str) -> socket.socket:
     if kind != "unix":
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
+
+
+def _raw_words(sock: socket.socket, *, asks: bool) -> dict[str, float]:
+    """WORDS messages and their answers, one after the other: the median round trip."""
+    seconds = []
+    for _ in range(WORDS):
+        begun = time.monotonic()
+        if asks:
+            sock.sendall(RAW_WORD)
+        if sock.recv(len(RAW_WORD), socket.MSG_WAITALL) != RAW_WORD:
+            raise SystemExit("the other member is gone")
+        if not asks:
+            sock.sendall(RAW_WORD)
+        seconds.append(time.monotonic() - begun)
+    return {"median round trip": sorted(seconds)[WORDS // 2]} if asks else {}
 
 
 def _congestion(sock: socket.socket, kind: str) -> None:
@@ -329,15 +348,17 @@ class RingScore:
         assert isinstance(effect, Exchange)
         key, inboxes, taken, handles = ExchangeKey(round, effect.phase), dict[int, Tensor](), list[Taken](), []
         for peer in {*effect.send, *effect.receive}:
-            arrived = None
+            arrived = lent = None
             if peer in effect.receive:
                 inbox = effect.into[peer] if peer in effect.into else self._inbox[: effect.receive[peer]]
                 inboxes[peer] = inbox
                 if peer in effect.take:
-                    taken.append(Taken(inbox, effect.take[peer], self._off_loop))
-                    arrived = taken[-1].arrived
+                    taken.append(Taken(inbox, effect.take[peer], self._off_loop, kept=peer in effect.into))
+                    arrived, lent = taken[-1].arrived, taken[-1].lent
             send, receive = effect.send.get(peer), inboxes.get(peer)
-            handles.append(self._ours.transport.exchange(peer, key, send, receive, atomic=False, arrived=arrived))
+            handles.append(
+                self._ours.transport.exchange(peer, key, send, receive, atomic=False, arrived=arrived, lent=lent)
+            )
         lost = {(await handle.outcome).peer: str((await handle.outcome).lost) for handle in handles}
         broken = {peer: why for peer, why in lost.items() if why != "None"}
         for piecewise in taken:

@@ -293,9 +293,11 @@ class RoundPlayer:
             if peer in effect.receive:
                 receive = under_way.inboxes[peer] = self._room(peer, effect, len(under_way.inboxes))
             if receive is not None and peer in effect.take:
-                taken = under_way.taken[peer] = Taken(receive, effect.take[peer], self.off_loop)
+                kept = peer in effect.into
+                taken = under_way.taken[peer] = Taken(receive, effect.take[peer], self.off_loop, kept=kept)
+            arrived, lent = (None, None) if taken is None else (taken.arrived, taken.lent)
             under_way.handles[peer] = self._transport.exchange(
-                peer, key, send, receive, atomic=effect.atomic, arrived=None if taken is None else taken.arrived
+                peer, key, send, receive, atomic=effect.atomic, arrived=arrived, lent=lent
             )
             self._begun(peer, key, effect, under_way.handles[peer])
         return under_way

@@ -9,6 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from peer.gossip.effects import Taker
+from peer.transport.base import Lent
+from peer.transport.exchange import as_tensor
 
 
 class OffLoop(Protocol):
@@ -18,22 +20,36 @@ class OffLoop(Protocol):
 
 
 class Taken:
-    """Hands what has arrived of `payload` [k] to `take`, never twice at once: to a quick one at once, else off the event loop, and what
-    arrives while it works is the next piece."""
+    """Hands what has arrived of `payload` [k] to `take`, never twice at once: at once where that can `read`, else off the event loop, and
+    what arrives while it works is the next piece. kept: all of the payload has to be in its place when it is whole."""
 
-    def __init__(self, payload: Tensor, take: Taker, off_loop: OffLoop) -> None:
+    def __init__(self, payload: Tensor, take: Taker, off_loop: OffLoop, *, kept: bool = True) -> None:
         self._payload = payload
         self._take = take
         self._off_loop = off_loop
+        self._kept = kept
         self._arrived = 0
         self._done = -1  # elements handed over; none ever
         self._at_work: asyncio.Task[None] | None = None
 
+    @property
+    def lent(self) -> Lent | None:
+        """To be handed pieces where the carrier has them, in the place of `arrived` of what is in the payload."""
+        return None if self._kept or self._take.read is None else self._read_elsewhere
+
+    def _read_elsewhere(self, piece: memoryview) -> None:
+        assert self._take.read is not None
+        elements = as_tensor(piece, self._payload.dtype)
+        self._done = self._arrived = self._arrived + elements.numel()
+        self._take.read(elements)
+
     def arrived(self, num_bytes: int) -> None:
         """Called on the event loop as the payload fills. What came at once waits for `finish`, which has to come anyhow."""
         self._arrived = num_bytes // self._payload.element_size()
-        if self._take.quick:
-            self._piece()
+        if self._take.read is not None:
+            start, self._done = max(self._done, 0), self._arrived
+            if start < self._arrived:
+                self._take.read(self._payload[start : self._arrived])
             return
         at_once = self._done < 0 and self._arrived == self._payload.numel()
         if self._at_work is None and not at_once:

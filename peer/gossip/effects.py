@@ -9,7 +9,7 @@ Legend: d floats in a peer's vector, n peers, b samples in a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias
@@ -27,15 +27,16 @@ class Accumulate:
 
 
 class Taker(Protocol):
-    """Works on a vector while the rest of it is still under way.
-
-    quick: a frame's worth takes less than to hand it to another thread and be told, so it may be done on the event loop; and it never
-    raises."""
-
-    quick: bool
+    """Works on a vector while the rest of it is still under way."""
 
     def __call__(self, payload: Tensor, arrived: int) -> None:
         """The first `arrived` elements of payload [k] are there. Called with growing numbers, at last with k; never twice at once."""
+
+    @property
+    def read(self) -> Callable[[Tensor], None] | None:
+        """Another way to say it, of a taker that needs less for a frame's worth than it takes to hand that to another thread and be told,
+        so that it may work on the event loop: the elements [m] that follow those it had, wherever they lie, not to be kept nor written to.
+        It never raises."""
 
 
 class Exchange(NamedTuple):
@@ -45,9 +46,9 @@ class Exchange(NamedTuple):
     `receive[j]` elements is expected. All are of one `dtype`: float32, or uint8 if encoded (compression.py). With `atomic`, an edge
     counts only if both of its ends have the other's vector.
 
-    into[j]: where the vector of peer j is to be written, instead of in a buffer of the host. take[j] is called with what has come of
-    it, before the answer is there. Both are for exchanges without which the round can't be completed, never atomic ones: a lost one leaves
-    them half done.
+    into[j]: where the vector of peer j is to be written, instead of in a buffer of the host. take[j] is given what has come of it, before
+    the answer is there; what it was given by `read` is not in the answer, unless `into` says where. Both are for exchanges without which
+    the round can't be completed, never atomic ones: a lost one leaves them half done.
     """
 
     phase: int

@@ -116,8 +116,6 @@ class _PlainReader:
     """shard [k] = payload [k], or, with what this peer brought [k] or [k - 1], shard = brought + payload; the last element, the count, is
     in the shard already where `brought` is shorter."""
 
-    quick = True
-
     def __init__(self, shard: Tensor, brought: Tensor | None) -> None:
         self.sound = True
         self._shard = shard
@@ -125,8 +123,11 @@ class _PlainReader:
         self._done = 0
 
     def __call__(self, payload: Tensor, arrived: int) -> None:
-        start, self._done = self._done, arrived
-        piece = payload[start:arrived]
+        self.read(payload[self._done : arrived])
+
+    def read(self, piece: Tensor) -> None:
+        start, arrived = self._done, self._done + piece.numel()
+        self._done = arrived
         self.sound = self.sound and is_finite(piece)
         if not self.sound:
             return
@@ -198,7 +199,7 @@ class PackedShards:
 class _PackedReader:
     """Decodes a payload into a shard, or, with scratch of a piece, adds it."""
 
-    quick = False
+    read = None
 
     def __init__(self, wire: WireFormat, shard: Tensor, count: Tensor | None, scratch: Tensor | None) -> None:
         self.sound = True

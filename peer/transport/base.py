@@ -56,6 +56,7 @@ class Outcome:
 #: Told on the event loop how many bytes of `receive`, from its beginning, are there and are what was sent; before the outcome, so the
 #: last number is all of them if the exchange is not lost.
 Arrived = Callable[[int], None]
+Lent = Callable[[memoryview], None]
 
 
 class ExchangeHandle(Protocol):
@@ -166,6 +167,7 @@ class Transport(ABC):
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        lent: Lent | None = None,
         replies: bool = False,
     ) -> ExchangeHandle:
         """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 or uint8,
@@ -178,7 +180,8 @@ class Transport(ABC):
 
         On one link, keys must come in strictly increasing order (ValueError otherwise: it would deadlock). `send`
         must not change and `receive` belongs to the transport until the outcome is there; afterwards neither is
-        touched. `arrived` is told how far `receive` is filled, piece by piece.
+        touched. `arrived` is told how far `receive` is filled, piece by piece. `lent` is given pieces, whole elements and in order,
+        where the carrier has them, to be read before it returns; these are not put into `receive`. It must not raise.
 
         An exchange with a peer that is not linked, or for a key before the mark, is lost at once: LINK_DOWN,
         STALE.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from peer.transport.codec import MAX_MESSAGE_BYTES
+from peer.transport.codec import FRAME_BYTES, MAX_MESSAGE_BYTES
 from peer.transport.handshake import DataPlane
 
 CONNECT_SECONDS: Final = 2.0
@@ -18,6 +18,10 @@ LAST_BACKOFF_SECONDS: Final = 1.0
 WINDOW_BYTES: Final = 8 * 1024 * 1024
 """What gRPC takes of a stream ahead of its reader. It would fit that to the path by probing, and then holds tens of MiB a link for as long
 as the channel lives. So over a path of 100 ms a link moves at most 80 MB/s; data sockets, which the kernel fits to the path, more."""
+
+HTTP2_FRAME_BYTES: Final = 256 * 1024
+"""Into what HTTP/2 cuts a message: by default 16 KiB, each with a header and a turn of gRPC's parser of its own. Measured: of the processor
+time of a vector it saves 7 %, frames of 4 MiB 11 %; but a word may have to wait for a whole one, 0.1 s over 20 Mbit/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,11 @@ def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
         ("grpc.enable_retries", 0),
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
+        (
+            "grpc.experimental.tcp_max_read_buffer_size",
+            FRAME_BYTES,
+        ),  # else it grows with the most that was ever read at once
     ]
 
 

@@ -18,21 +18,16 @@ Between two machines pieces are summed (`column_sums`); within one they are not,
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import socket
 import struct
 import zlib
-from pathlib import Path
 from typing import Final
 
 from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
 from peer.transport.lane import Arrival, LaneClosed
 from peer.transport.machine import is_loopback
 from peer.transport.shared import Incoming, Outgoing
-
-SOCKET_BYTES: Final = 2 * 1024 * 1024
-"""What the kernel may keep in each direction of a socket, where it lets us say so."""
+from peer.transport.sockets import fit_to_machine, set_option
 
 TURN_BYTES: Final = 1024 * 1024
 """So much is moved, or as many frames as TURN_FRAMES, before others on the event loop have their turn."""
@@ -51,39 +46,20 @@ _PREFIX = struct.Struct("<II")
 
 def tune(sock: socket.socket, peer_host: str = "", silence_seconds: float = 3.0) -> None:
     """Set a data socket up; what the kernel refuses is left as it was. `peer_host`: the address of the other end, if it is known.
-    Buffers of a size of ours would end the kernel's own fitting of a TCP window to the path, so they are for within a machine.
 
     TCP_USER_TIMEOUT stays unset: it also ends a connection whose other end answers every probe but reads nothing, and that is how we
     hold a sender back. Silence is noticed by gRPC's keepalive, which takes the link down with all its sockets."""
     inet = sock.family in (socket.AF_INET, socket.AF_INET6)
     if not inet or is_loopback(peer_host):
-        for option, limit in ((socket.SO_SNDBUF, "wmem_max"), (socket.SO_RCVBUF, "rmem_max")):
-            # asking for more than the limit would end the kernel's own tuning for less
-            if _kernel_limit(limit) >= SOCKET_BYTES:
-                _set(sock, socket.SOL_SOCKET, option, SOCKET_BYTES)
+        fit_to_machine(sock)
     if not inet:
         return
-    _set(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    _set(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    set_option(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_option(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     seconds = max(1, round(silence_seconds))
     for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
-            _set(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
-    if is_loopback(peer_host) and hasattr(socket, "TCP_CONGESTION"):
-        _set(sock, socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")  # bbr paces loopback to half of cubic's speed
-
-
-def _set(sock: socket.socket, level: int, option: int, value: int | bytes) -> None:
-    with contextlib.suppress(OSError):
-        sock.setsockopt(level, option, value)
-
-
-@functools.cache
-def _kernel_limit(name: str) -> int:
-    try:
-        return int(Path("/proc/sys/net/core", name).read_text())
-    except (OSError, ValueError):
-        return 0
+            set_option(sock, socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class DirectLane:
@@ -216,6 +192,12 @@ class DirectLane:
 
     async def fill(self, into: memoryview) -> None:
         await self._take_piece(into)
+
+    def lend(self) -> memoryview | None:
+        if not self._in_slot or self._incoming is None:
+            return None
+        self._check_open()
+        return self._incoming.lend(self._left)
 
     async def skip(self) -> None:
         await self._take_piece(None)

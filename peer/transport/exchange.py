@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from peer.transport.base import Arrived, ExchangeKey, LossReason, Outcome
+from peer.transport.base import Arrived, ExchangeKey, Lent, LossReason, Outcome
 from peer.transport.codec import Assembly, DType, Head
 from peer.wire import gossip_pb2 as wire
 
@@ -61,6 +62,7 @@ class Exchange:
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        lent: Lent | None = None,
         replies: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -75,6 +77,7 @@ class Exchange:
         )
         self.atomic = atomic
         self._arrived = arrived
+        self._lent = lent
         self._owes = replies
         self._opened_at = time.monotonic()  # uvloop's own clock counts in milliseconds
         self._voted = False
@@ -94,6 +97,15 @@ class Exchange:
         if self._inbound is None:
             return "size"
         return self._inbound.place(head.total, head.offset, head.length, head.dtype)
+
+    def reads(self, head: Head) -> bool:
+        """Whether the piece may be handed over by `lend`, instead of being put into its place: only whole elements."""
+        return self._lent is not None and head.length > 0 and not (head.offset % 4 or head.length % 4)
+
+    def lend(self, piece: memoryview) -> None:
+        """The piece that has a place now, where it lies."""
+        if self._lent is not None:
+            self._lent(piece)
 
     def placed(self, head: Head) -> None:
         """The piece is in its place, and its checksum is right."""
@@ -168,7 +180,7 @@ class Exchange:
         self.live = False
         self.payload = None
         self._inbound = None
-        self._arrived = None
+        self._arrived = self._lent = None
         if self._grace is not None:
             self._grace.cancel()
         self._link.ended(self)
@@ -182,6 +194,16 @@ def byte_view(tensor: Tensor) -> memoryview:
         told = "a payload is float32 or uint8, contiguous and on the CPU"
         raise ValueError(f"{told}, not {tensor.dtype} on {tensor.device}")
     return tensor.detach().numpy().reshape(-1).view(np.uint8).data
+
+
+def as_tensor(piece: memoryview, dtype: torch.dtype) -> Tensor:
+    """What lies in a piece of a payload [k elements], shared; not to be written to."""
+    return torch.frombuffer(piece, dtype=dtype)
+
+
+with warnings.catch_warnings():  # torch says once that memory may be read-only: this once
+    warnings.simplefilter("ignore")
+    as_tensor(memoryview(bytes(4)), torch.float32)
 
 
 def loss_of_abort(reason: wire.AbortReason.ValueType) -> LossReason:

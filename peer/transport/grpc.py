@@ -40,6 +40,7 @@ from peer.transport.lane import LaneClosed
 from peer.transport.linked import LinkedTransport
 from peer.transport.machine import is_loopback
 from peer.transport.service import PACKAGE_SERVICE, PeerService
+from peer.transport.sockets import fit_connections
 from peer.transport.streams import ClientLane, Context, ServerLane
 from peer.transport.wordline import WordLine
 from peer.wire import gossip_pb2 as wire
@@ -175,6 +176,8 @@ class GrpcTransport(LinkedTransport):
                         stream = ClientLane(channel.stream_stream(EXCHANGE)(metadata=token))
                         lanes.callback(stream.cancel)
                         await stream.opened()
+                        if near:
+                            fit_connections(*_endpoint(address))
                 await self._run_link(session, control, bulk or self._framed(session, stream, "grpc"), words=words)
             except (LaneClosed, TimeoutError):
                 return False
@@ -227,7 +230,7 @@ class GrpcTransport(LinkedTransport):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once that have not agreed")
         control = ServerLane(context)
         lane = _LaneToCome(self._awaited, self._door)
-        near = is_loopback(_caller_host(context))
+        near = is_loopback(_caller(context)[0])
 
         def offer(theirs: Greeting) -> wire.DirectOffer | None:
             return lane.offer() if agreed_plane(self._data_plane, theirs.data_plane) is not DataPlane.GRPC else None
@@ -247,6 +250,8 @@ class GrpcTransport(LinkedTransport):
                 await self._run_link(session, control, lane.socket.result(), words=lane.word_line())
             else:
                 stream = lane.stream.result()
+                if near:
+                    fit_connections(*_caller(context))
                 await self._run_link(session, control, self._framed(session, stream, "grpc"), stream.over)
         except LaneClosed:
             return
@@ -284,12 +289,17 @@ class GrpcTransport(LinkedTransport):
 
 def _host(address: str) -> str:
     """Of "host:port", without the brackets of IPv6."""
-    return address.rpartition(":")[0].strip("[]")
+    return _endpoint(address)[0]
 
 
-def _caller_host(context: Context) -> str:
+def _endpoint(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port) if port.isdecimal() else 0
+
+
+def _caller(context: Context) -> tuple[str, int]:
     """Of "ipv4:127.0.0.1:1234" or "ipv6:%5B::1%5D:1234"."""
-    return _host(unquote(context.peer()).partition(":")[2])
+    return _endpoint(unquote(context.peer()).partition(":")[2])
 
 
 class _LaneToCome:

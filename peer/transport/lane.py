@@ -69,6 +69,10 @@ class BulkLane(Protocol):
     async def fill(self, into: memoryview) -> None:
         """Put the piece [all of it] of the frame read last into its place. Raises `LaneClosed`."""
 
+    def lend(self) -> memoryview | None:
+        """The piece [all of it] of the frame read last, if it lies in memory that the carrier has: to be read before anything is awaited,
+        and then `skip` it."""
+
     async def skip(self) -> None:
         """Drop what is left of the frame read last. Raises `LaneClosed`."""
 
@@ -101,6 +105,9 @@ class MessageBulk:
         if self._piece is not None:
             into[:] = self._piece
         self._piece = None
+
+    def lend(self) -> memoryview | None:
+        return self._piece
 
     async def skip(self) -> None:
         self._piece = None

@@ -16,7 +16,7 @@ the smallest exchange anywhere in the cluster that is not over: nobody is stoppe
 or its opener gives it up.
 
 Order between the lanes is not defined, so a vote or an abort may come before the frames it is about: an abort for an
-exchange that is not open yet is kept (at most `MAX_EARLY`), lets the frames of that exchange be dropped, and ends it
+exchange that is not open yet is kept (early.py), lets the frames of that exchange be dropped, and ends it
 when it is opened. A vote may come before the exchange is opened if its sender expects nothing. Both lanes are ordered
 in themselves, so an abort never overtakes a vote.
 """
@@ -32,6 +32,7 @@ from peer.gossip.digest import Digest
 from peer.transport.base import ExchangeKey, Listener, LossReason, Traffic, Word, WordKind
 from peer.transport.codec import Head, Malformed, decode_head, encode_head, pieces
 from peer.transport.digests import Encoder, from_wire
+from peer.transport.early import Early
 from peer.transport.exchange import Exchange, loss_of_abort
 from peer.transport.goodbye import Goodbye
 from peer.transport.handshake import Session, parse_control
@@ -39,9 +40,6 @@ from peer.transport.lane import Arrival, BulkLane, Lane, LaneClosed
 from peer.transport.outbox import Outbox, release
 from peer.transport.pings import Pings
 from peer.wire import gossip_pb2 as wire
-
-MAX_EARLY: Final = 1024
-"""Votes and aborts kept for exchanges that are not open yet."""
 
 _WORD_KINDS: Final = {int(kind): kind for kind in WordKind}
 
@@ -76,8 +74,7 @@ class Link:
         self._mark = mark
         self._opened: ExchangeKey | None = None  # newest exchange opened here
         self._open: dict[ExchangeKey, Exchange] = {}
-        self._early_votes: set[ExchangeKey] = set()
-        self._early_aborts: dict[ExchangeKey, LossReason] = {}
+        self._early = Early()
         self._aborted: ExchangeKey | None = None  # newest exchange of which this end told that it is over
         self._heard: ExchangeKey | None = None
         self._late: ExchangeKey | None = None  # the payload that came last of those that came too late
@@ -116,8 +113,7 @@ class Link:
 
     def _begin(self, exchange: Exchange) -> None:
         key = exchange.key
-        aborted, voted = self._early_aborts.get(key), key in self._early_votes
-        self._forget_early(before=ExchangeKey(key.round, key.phase + 1))
+        aborted, voted = self._early.take(key)
         if aborted is not None:
             exchange.lose(aborted)
             return
@@ -133,14 +129,8 @@ class Link:
         self._mark = mark
         for exchange in [e for key, e in self._open.items() if key < mark]:
             exchange.withdraw(LossReason.DEADLINE, wire.ABORT_REASON_STALE)
-        self._forget_early(before=mark)
+        self._early.forget(before=mark)
         release(self._gate)
-
-    def _forget_early(self, before: ExchangeKey) -> None:
-        if self._early_votes:
-            self._early_votes = {key for key in self._early_votes if key >= before}
-        if self._early_aborts:
-            self._early_aborts = {key: reason for key, reason in self._early_aborts.items() if key >= before}
 
     def tell(self, word: Word) -> bool:
         if not self._words.takes_words:
@@ -190,8 +180,7 @@ class Link:
             exchange.lose(LossReason.LINK_DOWN)
         self._outbox.clear()
         self._words.clear()
-        self._early_votes.clear()
-        self._early_aborts.clear()
+        self._early.clear()
 
     async def run(self) -> str:
         """Move bytes until the link is down; returns why."""
@@ -298,7 +287,7 @@ class Link:
 
     def _is_future(self, key: ExchangeKey) -> bool:
         """Not opened yet, but can still be."""
-        return key >= self._mark and (self._opened is None or key > self._opened) and key not in self._early_aborts
+        return key >= self._mark and (self._opened is None or key > self._opened) and not self._early.is_aborted(key)
 
     async def _take(self, head: Head, *, checked: bool) -> None:
         exchange = self._open.get(head.key)
@@ -309,6 +298,9 @@ class Link:
                 self._refuse_frame(Malformed(place, head.key))
             else:
                 self._over(head.key)
+            return
+        if self._lend(exchange, head, checked=checked):
+            await self._bulk.skip()
             return
         self._filling, self._place = exchange, place
         try:
@@ -321,6 +313,15 @@ class Link:
             exchange.placed(head)
         else:
             self._refuse_frame(Malformed("checksum", head.key))
+
+    def _lend(self, exchange: Exchange, head: Head, *, checked: bool) -> bool:
+        """Let the exchange read the piece where the carrier has it, if both can, and it is what was sent."""
+        piece = self._bulk.lend() if exchange.reads(head) else None
+        if piece is None or not (checked or head.matches(piece, self._bulk.check)):
+            return False
+        exchange.lend(piece)
+        exchange.placed(head)
+        return True
 
     def _over(self, key: ExchangeKey) -> None:
         """A piece has come of an exchange that is over, or never will be."""
@@ -341,8 +342,7 @@ class Link:
             exchange = self._open.get(key)
             if exchange is not None:
                 exchange.corrupt()
-            elif self._is_future(key) and len(self._early_aborts) < MAX_EARLY:
-                self._early_aborts[key] = LossReason.CORRUPT
+            elif self._is_future(key) and self._early.abort(key, LossReason.CORRUPT):
                 self.send_abort(key, wire.ABORT_REASON_CORRUPT)
         self._refuse(malformed.reason)
 
@@ -389,10 +389,8 @@ class Link:
         exchange = self._open.get(key)
         if exchange is not None:
             exchange.vote_arrived()
-        elif self._is_future(key):
-            if len(self._early_votes) >= MAX_EARLY:
-                return "early"
-            self._early_votes.add(key)
+        elif self._is_future(key) and not self._early.vote(key):
+            return "early"
         return None  # a vote for what is over has crossed our abort
 
     def _hear_abort(self, key: ExchangeKey, reason: wire.AbortReason.ValueType) -> str | None:
@@ -400,9 +398,8 @@ class Link:
         if exchange is not None:
             exchange.lose(loss_of_abort(reason))
         elif self._is_future(key):
-            if len(self._early_aborts) >= MAX_EARLY:
+            if not self._early.abort(key, loss_of_abort(reason)):
                 return "early"
-            self._early_aborts[key] = loss_of_abort(reason)
             release(self._gate)
         return None
 

@@ -18,6 +18,7 @@ from peer.transport.base import (
     ExchangeHandle,
     ExchangeKey,
     Identity,
+    Lent,
     Listener,
     LossReason,
     Outcome,
@@ -142,11 +143,12 @@ class LinkedTransport(Transport):
         *,
         atomic: bool,
         arrived: Arrived | None = None,
+        lent: Lent | None = None,
         replies: bool = False,
     ) -> ExchangeHandle:
         link = self._links.get(peer)
         if link is not None:
-            made = Exchange(link, peer, key, send, receive, atomic=atomic, arrived=arrived, replies=replies)
+            made = Exchange(link, peer, key, send, receive, atomic=atomic, arrived=arrived, lent=lent, replies=replies)
             return link.open(made)
         for tensor in (send, receive):
             if tensor is not None:

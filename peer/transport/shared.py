@@ -108,6 +108,10 @@ class Incoming:
         self._next = 0
         self._free(NUM_SLOTS)
 
+    def lend(self, num_bytes: int) -> memoryview:
+        """The piece in the next slot, until it is taken. The other end can still write to it, as it could before."""
+        return self._slots[self._next][:num_bytes].data
+
     def take(self, into: memoryview | None) -> None:
         """The piece in the next slot, to its place; None: it is left alone."""
         if into is not None:

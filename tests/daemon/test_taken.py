@@ -19,7 +19,7 @@ K = 10
 class Slow:
     """A taker whose work ends when it is told to, and a thread for it."""
 
-    quick = False
+    read = None
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -41,6 +41,23 @@ class Slow:
 
     def go_on(self, times: int = 1) -> None:
         self._goes_on.release(times)
+
+
+class Quick:
+    """Keeps what it reads."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.told: list[int] = []
+
+    def __call__(self, payload: Tensor, arrived: int) -> None:
+        self.told.append(arrived)
+
+    def read(self, piece: Tensor) -> None:
+        self.seen += piece.tolist()
+
+    async def never(self, work: Callable[[], None]) -> None:
+        raise AssertionError("it was handed over")
 
 
 def made(slow: Slow) -> Taken:
@@ -73,25 +90,41 @@ async def test_a_payload_that_comes_at_once_is_taken_at_the_end_alone() -> None:
 
 
 async def test_quick_work_is_done_as_it_comes_and_needs_no_thread() -> None:
-    class Quick:
-        quick = True
-
-        def __init__(self) -> None:
-            self.seen: list[int] = []
-
-        def __call__(self, payload: Tensor, arrived: int) -> None:
-            self.seen.append(arrived)
-
-    async def never(work: Callable[[], None]) -> None:
-        raise AssertionError("it was handed over")
-
     quick = Quick()
-    taken = Taken(torch.zeros(K), quick, never)
-    for elements in (3, 8, K):
-        taken.arrived(4 * elements)
-        assert quick.seen[-1] == elements
+    taken = Taken(torch.arange(float(K)), quick, quick.never)
+    assert taken.lent is None  # its payload is wanted whole
+    for num_bytes, elements in ((4 * 3, 3), (4 * 3 + 2, 3), (4 * 8, 8), (4 * K, K)):
+        taken.arrived(num_bytes)
+        assert quick.seen == list(range(elements))
     await taken.finish(whole=True)
-    assert quick.seen == [3, 8, K]
+    assert quick.seen == list(range(K))
+
+
+async def test_what_the_carrier_lends_is_read_there_and_what_it_does_not_in_the_payload() -> None:
+    quick, payload = Quick(), torch.full((K,), -1.0)
+    taken = Taken(payload, quick, quick.never, kept=False)
+    assert taken.lent is not None
+    payload[:2] = torch.tensor([0.0, 1.0])
+    taken.arrived(8)
+    lent = torch.arange(2.0, K - 1)
+    taken.lent(memoryview(lent.numpy().tobytes()))
+    taken.arrived(4 * (K - 1))
+    payload[K - 1] = K - 1
+    taken.arrived(4 * K)
+    await taken.finish(whole=True)
+    assert quick.seen == list(range(K))
+    assert payload[2 : K - 1].eq(-1).all()
+
+
+async def test_a_slow_taker_is_lent_nothing_and_of_nothing_everybody_is_told() -> None:
+    slow, quick = Slow(), Quick()
+    assert Taken(torch.zeros(K), slow, slow.off_loop, kept=False).lent is None
+
+    async def at_once(work: Callable[[], None]) -> None:
+        work()
+
+    await Taken(torch.zeros(0), quick, at_once, kept=False).finish(whole=True)
+    assert quick.told == [0]
 
 
 async def test_of_a_lost_payload_no_more_is_taken_but_the_work_under_way_ends_first() -> None:

@@ -19,13 +19,14 @@ import uvloop
 from peer.transport import door
 from peer.transport.base import ExchangeKey, LossReason
 from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, column_sums
-from peer.transport.direct import SOCKET_BYTES, DirectLane, _kernel_limit, tune
+from peer.transport.direct import DirectLane, tune
 from peer.transport.door import MAX_CALLERS, Door, knock
 from peer.transport.emulated import SlowNetwork
 from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane, agreed_plane
 from peer.transport.lane import LaneClosed
 from peer.transport.shared import Incoming, Outgoing
+from peer.transport.sockets import SOCKET_BYTES, _kernel_limit
 from peer.wire import gossip_pb2 as wire
 
 from .proxy import Proxy

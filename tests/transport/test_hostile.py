@@ -25,6 +25,7 @@ from peer.transport.callers import CALLS_AT_ONCE
 from peer.transport.client import PeerClient
 from peer.transport.codec import HEADER_BYTES, Check, column_sums, encode_head, unchecked
 from peer.transport.door import abstract
+from peer.transport.exchange import as_tensor
 from peer.transport.handshake import PROTOCOL
 from peer.transport.link import MAX_MALFORMED
 from peer.wire import gossip_pb2 as wire
@@ -220,6 +221,30 @@ async def test_noise_and_wrong_tags_touch_nothing(victim: Member, caller: Caller
     assert not handle.outcome.done()
     assert not victim.recorder.words
     await the_next_exchange_goes_on(victim, caller)
+
+
+async def test_only_whole_elements_that_are_what_was_sent_are_lent(victim: Member, caller: Caller) -> None:
+    inbox, lent, told = torch.zeros(8), list[list[float]](), list[int]()
+    handle = victim.transport.exchange(
+        0,
+        ExchangeKey(0, 0),
+        None,
+        inbox,
+        atomic=False,
+        arrived=told.append,
+        lent=lambda piece: lent.append(as_tensor(piece, torch.float32).tolist()),
+    )
+    payload = np.arange(1, 9, dtype="<f4").tobytes()
+    for start, end in ((0, 3), (3, 8), (8, 16), (16, 22), (22, 24)):
+        await caller.send(caller.piece(0, payload, start, end))
+    last = caller.piece(0, payload, 24, 32)
+    await caller.send(last if caller.kind == "unix" else damaged(last, len(last) - 1))
+    outcome = await ended(handle)
+    whole = caller.kind == "unix"
+    assert outcome.lost == (None if whole else LossReason.CORRUPT)
+    assert told == [3, 8, 16, 22, 24, 32][: 5 + whole]
+    assert lent == ([[3, 4]] if caller.kind == "grpc" else [])
+    assert inbox[:6].tolist() == [1, 2, *([0, 0] if lent else [3, 4]), 5, 6]
 
 
 async def test_a_bad_payload_that_comes_early_is_remembered(victim: Member, caller: Caller) -> None:

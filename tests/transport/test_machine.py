@@ -11,7 +11,7 @@ import pytest
 
 from peer.transport import linked, machine
 from peer.transport.codec import column_sums, unchecked
-from peer.transport.grpc import _caller_host
+from peer.transport.grpc import _caller
 from peer.transport.lane import MessageBulk
 from peer.transport.machine import both_here, is_loopback, machine_name
 
@@ -96,4 +96,4 @@ class Called:
     ("peer", "host"), [("ipv4:127.0.0.1:1234", "127.0.0.1"), ("ipv6:%5B::1%5D:1234", "::1"), ("unix:", "")]
 )
 def test_who_calls(peer: str, host: str) -> None:
-    assert _caller_host(Called(peer)) == host  # type: ignore[arg-type]
+    assert _caller(Called(peer))[0] == host  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch
 
 from peer.transport.base import ExchangeKey, LossReason, Word, WordKind
 from peer.transport.codec import FRAME_BYTES
+from peer.transport.exchange import as_tensor
 from peer.transport.lane import MemoryLane
 from peer.transport.streams import ClientLane, ServerLane
 
@@ -61,6 +62,34 @@ async def test_a_receiver_is_told_how_far_its_vector_is_filled(rig: Rig) -> None
     assert told == sorted(set(told))
     assert len(told) >= 4 * BIG // FRAME_BYTES
     assert told[-1] == 4 * BIG
+
+
+async def test_pieces_may_be_read_where_the_carrier_has_them(rig: Rig) -> None:
+    """Or in their place, where it has none: a TCP socket's pieces, and the small last one."""
+    a, b = await rig.pair()
+    size = BIG + 5
+    x, inbox, read, lent_elements = torch.randn(size), torch.full((size,), torch.nan), list[torch.Tensor](), 0
+    done = 0
+
+    def lent(piece: memoryview) -> None:
+        nonlocal done, lent_elements
+        read.append(as_tensor(piece, torch.float32).clone())
+        done += len(piece) // 4
+        lent_elements += len(piece) // 4
+
+    def arrived(num_bytes: int) -> None:
+        nonlocal done
+        read.append(inbox[done : num_bytes // 4].clone())
+        done = num_bytes // 4
+
+    received = b.transport.exchange(0, K(0, 0), None, inbox, atomic=False, arrived=arrived, lent=lent)
+    assert await ends(a.open(1, K(0, 0), x, None, atomic=False), received) == [None, None]
+    assert torch.equal(torch.cat(read), x)
+    assert lent_elements + int(inbox.isfinite().sum()) == size
+    if rig.carrier == "tcp":
+        assert lent_elements == 0
+    else:
+        assert lent_elements >= size - FRAME_BYTES // 4
 
 
 @pytest.mark.parametrize("atomic", [True, False])
