@@ -2,7 +2,7 @@
 
     python bench/many_peers.py [--peers 8 16 32 64] [--rounds 100] [--out bench/results/many_peers.json]
 
-Real processes over gRPC, the digits MLP on a random regular graph of degree 4, emulated computing (chunks of 100 ms, so that the
+Real processes with default options, the digits MLP on a random regular graph of degree 4, emulated computing (chunks of 100 ms, so that the
 machine carries 64 of them), D-PSGD and MATCHA. Each number of peers is run twice, for 10 rounds and for 10 more than asked; the
 difference is what rounds cost, without the start and the end; of the peers only, not of the launcher. Memory: of all processes.
 Ratios are against the fewest peers of the same run.

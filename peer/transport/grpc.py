@@ -27,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from peer.logs import event
 from peer.transport.base import ExchangeKey, Identity, Listener
+from peer.transport.callers import MAX_CALLERS, Callers
 from peer.transport.channel import GrpcOptions as GrpcOptions
 from peer.transport.channel import client_options, server_options
 from peer.transport.codec import frames
@@ -85,13 +86,14 @@ class GrpcTransport(LinkedTransport):
         self._unreachable: set[int] = set()  # peers whose data sockets could not be reached when last tried
         self._awaited: dict[int, asyncio.Future[ServerLane]] = {}  # Exchange streams to come, by session token
         self._snapshots = asyncio.Semaphore(MAX_SNAPSHOTS)
+        self._callers = Callers(lambda reason: self._told.on_dropped(None, reason))
 
     # -- life
 
     async def start(self, listener: Listener) -> str:
         self._listener = listener
         server = grpc.aio.server(
-            options=server_options(self._options), maximum_concurrent_rpcs=2 * self.identity.num_peers + 64
+            options=server_options(self._options), maximum_concurrent_rpcs=2 * self.identity.num_peers + 8 * MAX_CALLERS
         )
         server.add_generic_rpc_handlers((self._methods(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -224,6 +226,8 @@ class GrpcTransport(LinkedTransport):
         return grpc.method_handlers_generic_handler(PACKAGE_SERVICE, methods)
 
     async def _control(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        if not self._callers.takes(context.peer()):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once that have not agreed")
         control = ServerLane(context)
         lane = _LaneToCome(self._awaited, self._door)
         near = is_loopback(_caller(context)[0])
@@ -232,12 +236,16 @@ class GrpcTransport(LinkedTransport):
             return lane.offer() if agreed_plane(self._data_plane, theirs.data_plane) is not DataPlane.GRPC else None
 
         try:
-            with lane.expected():
-                async with asyncio.timeout(HELLO_SECONDS):
-                    session = await self._agree(control, None, lane.token, offer, loopback=near)
-                    if session is None:
-                        return
-                    await lane.comes(session.data_plane)
+            try:
+                async with asyncio.timeout(HELLO_SECONDS) as patience:
+                    with lane.expected(), self._callers.waiting(context.peer(), patience):
+                        session = await self._agree(control, None, lane.token, offer, loopback=near)
+                        if session is None:
+                            return
+                        await lane.comes(session.data_plane)
+            except TimeoutError:
+                self._told.on_dropped(None, "silent")
+                return
             if lane.socket.done():
                 await self._run_link(session, control, lane.socket.result(), words=lane.word_line())
             else:
@@ -245,7 +253,7 @@ class GrpcTransport(LinkedTransport):
                 if near:
                     fit_connections(*_caller(context))
                 await self._run_link(session, control, self._framed(session, stream, "grpc"), stream.over)
-        except (LaneClosed, TimeoutError):
+        except LaneClosed:
             return
         finally:
             lane.end()
@@ -256,6 +264,7 @@ class GrpcTransport(LinkedTransport):
         if isinstance(token, bytes) and len(token) == _TOKEN.size:
             waiting = self._awaited.pop(_TOKEN.unpack(token)[0], None)
         if waiting is None or waiting.done():
+            self._told.on_dropped(None, "token")
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such session")
         await context.send_initial_metadata(())
         bulk = ServerLane(context)

@@ -43,6 +43,8 @@ from peer.wire import gossip_pb2 as wire
 
 _WORD_KINDS: Final = {int(kind): kind for kind in WordKind}
 
+_NOWHERE: Final = memoryview(b"")
+
 MAX_MALFORMED: Final = 100
 """A link over which so many malformed messages came is closed."""
 
@@ -82,6 +84,7 @@ class Link:
         self._bulk_idle: asyncio.Future[None] | None = None  # the bulk writer waits here
         self._sending: Exchange | None = None  # whose vector the bulk lane reads now
         self._filling: Exchange | None = None  # whose vector the bulk lane writes to now
+        self._place = _NOWHERE  # where in it
         self._words = Outbox(self._control, self.down, traffic, self.close)
         self._pings = Pings(self._words.put, self.down, traffic)
         self._goodbye = Goodbye(self._words.put, self.down)
@@ -216,10 +219,12 @@ class Link:
         self._words.put(wire.ControlMessage(abort=wire.Abort(round=key.round, phase=key.phase, reason=reason)))
 
     def ended(self, exchange: Exchange) -> None:
-        """Its vectors are its owner's again, from now on."""
+        """Its vectors are its owner's again, from now on; the one that it was to fill is not even held any more, however slowly the rest
+        of a piece comes."""
         self._open.pop(exchange.key, None)
         if exchange is self._filling:
             self._bulk.divert()
+            self._place.release()
         if exchange is self._sending:
             self._bulk.let_go()
 
@@ -297,11 +302,11 @@ class Link:
         if self._lend(exchange, head, checked=checked):
             await self._bulk.skip()
             return
-        self._filling = exchange
+        self._filling, self._place = exchange, place
         try:
             await self._bulk.fill(place)
         finally:
-            self._filling = None
+            self._filling, self._place = None, _NOWHERE
         if not exchange.live:
             self._over(head.key)
         elif checked or head.matches(place, self._bulk.check):

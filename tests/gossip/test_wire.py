@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import Algorithm, RoundBroken
+from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.algorithms.choco_sgd import ChocoSGD
 from peer.gossip.algorithms.dpsgd import DPSGD
 from peer.gossip.algorithms.matcha import Matcha
@@ -35,6 +37,7 @@ from tests.gossip.test_contract import (
 )
 from tests.gossip.test_papers import mixing_matrix, pick, quadratic
 
+DOCS = Path(__file__).parents[2] / "docs"
 N, D = 6, 300
 FORMATS = ("fp32", "bf16", "fp16", "int8", "top-k:0.1")
 REPLICAS = ("int8", "top-k:0.1")
@@ -68,6 +71,17 @@ def rounded(wire: str, x: Tensor) -> Tensor:
 def test_every_format_is_declared_by_somebody_and_a_new_algorithm_has_to_say_so() -> None:
     assert len(COMBINATIONS) == 15 + 4 + 4 + 1 + 8 + 1
     assert Algorithm.wire_dtypes == ("fp32",)
+
+
+def test_the_table_for_people_says_what_the_algorithms_declare() -> None:
+    rows = [line for line in (DOCS / "compression.md").read_text().splitlines() if line.startswith("| `")]
+    told = {}
+    for names, formats, *why in (row.strip("| ").split(" | ") for row in rows):
+        for name in names.replace("`", "").split(", "):
+            told[name] = tuple(formats.replace("`", "").split(", ")), (*why, "")[0]
+    for name, algorithm in ALGORITHMS.items():
+        all_of_them = len(algorithm.wire_dtypes) == 5
+        assert told[name] == (algorithm.wire_dtypes, "" if all_of_them else algorithm.why_not_others)
 
 
 @every_combination

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Callable
 
+import numpy as np
 import pytest
 import torch
 import uvloop
@@ -382,6 +385,25 @@ def socket_of(member: Member, other: int) -> socket.socket:
 
 
 # -- memory
+
+
+async def test_memory_is_free_at_once_in_the_middle_of_a_piece(direct_rig: Rig) -> None:
+    """The rest of the piece may never come: nothing here waits for it with the vector in its hands."""
+    victim, caller = await join(direct_rig)
+    memory = np.zeros(1000, np.float32)
+    kept = weakref.ref(memory)
+    handle = victim.open(0, K(0, 0), None, torch.from_numpy(memory))
+    assert caller.socket is not None
+    await asyncio.get_running_loop().sock_sendall(caller.socket, framed(caller.frame(0, [1.0] * 1000))[:2000])
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not memory.any():
+            await asyncio.sleep(0)
+    handle.give_up()
+    assert (await ended(handle)).lost is LossReason.DEADLINE
+    del memory, handle
+    gc.collect()
+    assert kept() is None
+    await caller.leave()
 
 
 async def test_a_place_is_given_back_in_the_middle_of_a_piece(direct_rig: Rig) -> None:

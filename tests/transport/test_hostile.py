@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 
+from peer.transport import callers, linked
 from peer.transport import grpc as carrier
-from peer.transport import linked
 from peer.transport.base import ExchangeKey, LossReason
+from peer.transport.callers import CALLS_AT_ONCE
+from peer.transport.client import PeerClient
 from peer.transport.codec import HEADER_BYTES, Check, column_sums, encode_head, unchecked
 from peer.transport.door import abstract
 from peer.transport.exchange import as_tensor
@@ -287,6 +289,7 @@ async def test_who_does_not_say_hello_is_refused(victim: Member) -> None:
         exchange: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(carrier.EXCHANGE)()
         async with asyncio.timeout(5):
             assert await exchange.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert victim.recorder.dropped == ["token"]
 
 
 async def test_who_says_nothing_is_cut(victim: Member, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +300,7 @@ async def test_who_says_nothing_is_cut(victim: Member, monkeypatch: pytest.Monke
             assert isinstance(await call.read(), bytes)  # its hello
             assert await call.read() is grpc.aio.EOF
     assert not victim.transport.linked()
+    assert victim.recorder.dropped == ["silent"]
 
 
 def goodbye(**said: Any) -> wire.ControlMessage:
@@ -337,8 +341,9 @@ async def test_who_stops_waits_for_no_answer_longer_than_it_says(
 
 async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: Member, caller: Caller) -> None:
     """A sender so slow that the round gives it up: what it sent is free at once, and what it still sends is late."""
-    inbox = torch.empty(1000)
-    handle = victim.open(0, ExchangeKey(0, 0), None, inbox)
+    memory = np.empty(1000, np.float32)
+    kept = weakref.ref(memory)
+    handle = victim.open(0, ExchangeKey(0, 0), None, torch.from_numpy(memory))
     payload = bytes(4000)
     for at in range(3):
         await caller.send(caller.piece(0, payload, at, at + 1))
@@ -346,8 +351,7 @@ async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: M
     assert not handle.outcome.done()
     handle.give_up()
     assert (await ended(handle)).lost is LossReason.DEADLINE
-    kept = weakref.ref(inbox)
-    del inbox, handle
+    del memory, handle
     gc.collect()
     assert kept() is None, "a lost exchange still holds the vector it was to fill"
     await caller.send(caller.piece(0, payload, 3, 4))
@@ -357,9 +361,10 @@ async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: M
     await the_next_exchange_goes_on(victim, caller)
 
 
-async def test_a_thousand_streams_are_refused_beyond_a_bound_and_the_link_goes_on(
-    victim: Member, caller: Caller
+async def test_a_thousand_streams_are_refused_and_counted_and_shut_nobody_out(
+    socket_rig: Rig, victim: Member, caller: Caller
 ) -> None:
+    """Who says nothing waits to be cut, as many as a connection may have; the link goes on, and others come and are answered."""
     open_control: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = caller.channel.stream_stream(carrier.CONTROL)
     calls = [open_control() for _ in range(1000)]
     refused: asyncio.Queue[grpc.StatusCode] = asyncio.Queue()
@@ -369,9 +374,31 @@ async def test_a_thousand_streams_are_refused_beyond_a_bound_and_the_link_goes_o
 
     watching = [asyncio.create_task(watch(call)) for call in calls]
     async with asyncio.timeout(20):
-        codes = [await refused.get() for _ in range(1000 - (2 * 2 + 64))]
+        codes = [await refused.get() for _ in range(1000 - CALLS_AT_ONCE)]
     assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert victim.recorder.dropped.count("crowd") == len(codes)
     await the_next_exchange_goes_on(victim, caller)
+    observer = PeerClient(victim.address)
+    await observer.status(timeout=5.0)
+    await observer.close()
     for call in calls:
         call.cancel()
     await asyncio.gather(*watching)
+
+
+async def test_a_crowd_of_connections_is_bounded_and_shuts_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "MAX_CALLERS", 8)
+    rig = Rig("grpc")
+    victim = await rig.start(identity(1))
+    channels = [grpc.aio.insecure_channel(victim.address, options=LANE_OPTIONS) for _ in range(4)]
+    calls: list[grpc.aio.StreamStreamCall[bytes, bytes]] = []
+    for channel in channels:
+        open_control: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(carrier.CONTROL)
+        calls += [open_control() for _ in range(CALLS_AT_ONCE)]
+    await victim.recorder.until(lambda: victim.recorder.dropped.count("crowd") == len(calls) - 8)
+    peer = await rig.start(identity(0))
+    peer.transport.connect({1: victim.address})
+    await asyncio.gather(peer.linked_to(1), victim.linked_to(0))
+    for channel in channels:
+        await channel.close()
+    await rig.stop()

@@ -19,7 +19,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "silent_cut.py"
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2")
 def test_peers_go_on_alone_and_talk_again_soon_after_a_silent_cut() -> None:
     """Eight seconds are long enough for TCP to back off for as long again, and for gRPC's default channel. The promise is two seconds
-    (docs/architecture.md has what was measured over a minute's cut); the rest is for a loaded machine."""
+    (peer/transport/README.md has what was measured over a minute's cut); the rest is for a loaded machine."""
     command = [sys.executable, str(BENCH), "--seconds", "8", "--no-reference"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
