@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from typing import Final, NamedTuple
 
 SILENCE_SECONDS: Final = 15.0
@@ -53,8 +54,10 @@ class Asked(NamedTuple):
 
 
 def asked(sock: socket.socket) -> Asked | None:
-    """What the kernel tells of a TCP socket; None if it does not."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or not hasattr(socket, "TCP_INFO"):
+    """What the kernel tells of a TCP socket; None where it does not, and when the socket is closed."""
+    if (
+        sock.family not in (socket.AF_INET, socket.AF_INET6) or sys.platform != "linux"
+    ):  # elsewhere the account has another form
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
