@@ -54,10 +54,8 @@ class Asked(NamedTuple):
 
 
 def asked(sock: socket.socket) -> Asked | None:
-    """What the kernel tells of a TCP socket; None where it does not, and when the socket is closed."""
-    if (
-        sock.family not in (socket.AF_INET, socket.AF_INET6) or sys.platform != "linux"
-    ):  # elsewhere the account has another form
+    """What the kernel tells of a TCP socket; None where it does not (or in another form), and when the socket is closed."""
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
