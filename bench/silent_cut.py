@@ -1,12 +1,15 @@
 """How soon two peers talk again after a silent cut: for a minute no packet passes between their machines, and nothing says so.
 
-    sudo python bench/silent_cut.py [--seconds 60]
+    sudo python bench/silent_cut.py [--seconds 60] [--vectors]
 
 Two machines (network namespaces) on a switch (a bridge in a third); the cut takes a port out of the switch, so that both ends still have
 a carrier and TCP hears nothing. The peers are `grapevine peer`; what is timed is what they log: that they go on
 alone, and the new link. The
 reference, over the same cut, is a plain grpc.aio channel with default options that asks the other peer's health service in turn, each
 call with a deadline of a second. Prints one JSON object. Needs root and iproute2.
+
+With --vectors only the connection that the vectors are on is cut, and new ones to its port, as by a firewall that changes its mind; gRPC
+and the words get through. Timed: that an end notices, and that vectors take gRPC. Needs iptables besides.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,11 +32,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 ADDRESSES = ("10.79.0.1", "10.79.0.2")
 PORT = 7000
+DATA_PORT = 7001
 HEALED_WITHIN = 120.0
 
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
+
+
+def drop(host: str, *packets: str) -> None:
+    """What comes there of TCP, from now on."""
+    command = ["iptables", "-w", "-A", "INPUT", "-p", "tcp", *packets, "-j", "DROP"]
+    subprocess.run(["ip", "netns", "exec", host, *command], check=True)
 
 
 class Wire:
@@ -66,6 +77,19 @@ class Wire:
 
     def cut(self) -> None:
         ip("-n", self._switch, "link", "set", "port1", "nomaster")
+
+    def cut_vectors(self) -> None:
+        """Of the two connections to the data port the one on which more has come."""
+        dialler, door = self.hosts
+        command = ["ss", "-HtniO", "state", "established", "sport", "=", f":{DATA_PORT}"]
+        told = subprocess.run(
+            ["ip", "netns", "exec", door, *command], check=True, capture_output=True, text=True
+        ).stdout
+        found = [re.search(r":\d+ +\S+:(\d+) .*bytes_received:(\d+)", line) for line in told.splitlines()]
+        port = max((int(one[2]), one[1]) for one in found if one)[1]
+        drop(dialler, "--dport", port, "--sport", str(DATA_PORT))
+        drop(door, "--sport", port, "--dport", str(DATA_PORT))
+        drop(door, "--dport", str(DATA_PORT), "--syn")
 
     def heal(self) -> None:
         ip("-n", self._switch, "link", "set", "port1", "master", "br0")
@@ -115,7 +139,7 @@ class Told:
 def peer(wire: Wire, number: int) -> Told:
     addresses = [word for address in ADDRESSES for word in ("--address", f"{address}:{PORT}")]
     words = ["--peer", str(number), "--peers", "2", *addresses, "--listen", f"{ADDRESSES[number]}:{PORT}"]
-    more = ["--metrics-port", "-1", "--chunk-seconds", "0.01", "--log-level", "info"]
+    more = ["--metrics-port", "-1", "--chunk-seconds", "0.01", "--log-level", "info", "--data-port", str(DATA_PORT)]
     return Told(wire.hosts[number], sys.executable, "-m", "peer", "peer", *words, *more)
 
 
@@ -158,16 +182,37 @@ def measure(seconds: float, *, reference: bool) -> dict[str, object]:
         }
 
 
+def measure_vectors() -> dict[str, object]:
+    with ExitStack() as stack:
+        wire = stack.enter_context(Wire().up())
+        peers = [stack.enter_context(peer(wire, number).living()) for number in (0, 1)]
+        for told in peers:
+            if told.when("training", 0.0, time.monotonic() + 60) is None:
+                raise SystemExit(f"it never trained: {told.lines}")
+        time.sleep(2)
+        cut_at = time.monotonic()
+        wire.cut_vectors()
+        on_grpc = peers[0].when("its vectors take gRPC", cut_at, HEALED_WITHIN)
+        return {
+            "noticed_seconds": [
+                told.when("nothing sent on the data socket was answered", cut_at, 0.0) for told in peers
+            ],
+            "on_grpc_seconds": on_grpc,
+            "again_seconds": [told.when("again", cut_at, (on_grpc or 0.0) + 10) for told in peers],
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="How long the cut lasts")
+    parser.add_argument("--vectors", action="store_true", help="Cut the vectors' connection alone")
     parser.add_argument("--plain", action="store_true", help="Be the reference; started by this bench itself")
     parser.add_argument("--no-reference", action="store_true", help="The peers only")
     a = parser.parse_args()
     if a.plain:
         asyncio.run(ask_for_ever())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # peers and namespaces are taken along
-    print(json.dumps(measure(a.seconds, reference=not a.no_reference)))
+    print(json.dumps(measure_vectors() if a.vectors else measure(a.seconds, reference=not a.no_reference)))
 
 
 if __name__ == "__main__":

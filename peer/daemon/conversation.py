@@ -149,10 +149,13 @@ class Conversation:
         if self.asked:
             self.asked.pop(peer, None)  # what it asked is gone with the link
         self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
-        if not self._hangs_up and self._talk.link_down(peer):
+        if not self._hangs_up:
+            level = (
+                logging.WARNING if self._talk.link_down(peer) else logging.INFO
+            )  # it went on without that peer already
             lost = event("link-lost", neighbor=peer, reason=reason)
             called = self.needed(peer) or f"peer {peer}"
-            log.warning("peer %d lost its link to %s: %s", self.peer, called, reason, extra=lost)
+            log.log(level, "peer %d lost its link to %s: %s", self.peer, called, reason, extra=lost)
         self.stirred.set()
 
     def on_refused(self, peer: int | None, field: str, sentence: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 import uvloop
@@ -32,11 +34,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPEN_FILES: Final = 65_536
+"""File descriptors that a process of ours asks for. A link takes up to five; the usual 1024 end at some 190 neighbours on one machine."""
+
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on a fresh uvloop: one event loop per process (grpc.aio misbehaves with several)."""
+    allow_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def allow_files() -> None:
+    """As many file descriptors as are allowed without asking anybody, up to OPEN_FILES; where none more are, it stays as it is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve(

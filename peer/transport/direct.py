@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 import zlib
 from typing import Final
 
+from peer.transport import silence
 from peer.transport.codec import FRAME_BYTES, HEADER_BYTES, MAX_MESSAGE_BYTES, Check, column_sums, unchecked
 from peer.transport.lane import Arrival, LaneClosed
 from peer.transport.machine import is_loopback
@@ -47,8 +49,7 @@ _PREFIX = struct.Struct("<II")
 def tune(sock: socket.socket, peer_host: str = "", silence_seconds: float = 3.0) -> None:
     """Set a data socket up; what the kernel refuses is left as it was. `peer_host`: the address of the other end, if it is known.
 
-    TCP_USER_TIMEOUT stays unset: it also ends a connection whose other end answers every probe but reads nothing, and that is how we
-    hold a sender back. Silence is noticed by gRPC's keepalive, which takes the link down with all its sockets."""
+    TCP_USER_TIMEOUT stays unset, as a sender is held back by not reading: silence.py."""
     inet = sock.family in (socket.AF_INET, socket.AF_INET6)
     if not inet or is_loopback(peer_host):
         fit_to_machine(sock)
@@ -263,6 +264,13 @@ class DirectLane:
             waiter.set_result(None)
 
     # -- both
+
+    async def watch(self) -> None:
+        heard = silence.Silence()
+        while (known := silence.asked(self._socket)) is not None:
+            if heard.lasts(time.monotonic(), known) >= silence.SILENCE_SECONDS:
+                raise LaneClosed(f"nothing sent on the data socket was answered for {silence.SILENCE_SECONDS:g} s")
+            await asyncio.sleep(silence.LOOK_SECONDS)
 
     async def _take_turns(self, num_bytes: int) -> None:
         """A socket that is always ready must not keep the loop for itself."""

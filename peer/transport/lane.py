@@ -80,6 +80,9 @@ class BulkLane(Protocol):
         """The memory that is being filled is not ours any more: what is left of the piece is dropped, `fill` still
         returns at its end."""
 
+    async def watch(self) -> None:
+        """Raises `LaneClosed` when the other end has been silent for too long; returns where that is not for this lane to notice."""
+
 
 class MessageBulk:
     """Frames as the messages of a lane."""
@@ -114,6 +117,9 @@ class MessageBulk:
 
     def divert(self) -> None:
         """A piece is put into its place at once."""
+
+    async def watch(self) -> None:
+        """The carrier of the lane asks of its own accord."""
 
 
 class Conveyor:

@@ -189,6 +189,7 @@ class Link:
                 loops = [
                     ("read bulk", self._read_bulk()),
                     ("write bulk", self._write_bulk()),
+                    ("watch bulk", self._bulk.watch()),
                     *(("read control", self._read_control(lane)) for lane in self._controls),
                     ("write control", self._words.run()),
                     ("ping", self._pings.run()),

@@ -19,11 +19,11 @@ from typing import Final
 
 from peer.transport.handshake import MAX_CONTROL_BYTES
 from peer.transport.lane import LaneClosed
+from peer.transport.silence import SILENCE_SECONDS
 
 MOST_WAITING: Final = 64
 """Messages that may wait for the reader before no more are read from the socket."""
 
-SILENCE_SECONDS: Final = 15.0
 _READ_BYTES: Final = 64 * 1024
 _LENGTH = struct.Struct("<I")
 

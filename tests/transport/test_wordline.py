@@ -15,7 +15,8 @@ from peer.transport.handshake import MAX_CONTROL_BYTES
 from peer.transport.lane import LaneClosed
 from peer.transport.link import Link
 from peer.transport.outbox import Outbox
-from peer.transport.wordline import MOST_WAITING, SILENCE_SECONDS, WordLine
+from peer.transport.silence import SILENCE_SECONDS
+from peer.transport.wordline import MOST_WAITING, WordLine
 from peer.wire import gossip_pb2 as wire
 
 from .proxy import Proxy
