@@ -71,7 +71,7 @@ VALUES = st.floats() | st.integers(0, 2**60)
 WORDS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", 'a"b\\n\nc', "\\\\", "{x}", ","])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     st.dictionaries(st.tuples(WORDS, WORDS), VALUES, max_size=5),
     st.lists(st.floats(0, 200), max_size=20),

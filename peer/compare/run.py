@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _DECIDED = {"report", "peer", "listen", "addresses", "log_format"}
 _TOLD = {*_DECIDED, "tracing"}
 #: Told of each line that a cell of real processes logs.
 Heard = Callable[[Cell, Mapping[str, Any]], None]
+#: Reports as they come; closing it ends the processes.
+Played = Generator[tuple[Cell, dict[str, Any]], None, None]
 
 
 def config_of(cell: Cell, base: Config) -> Config:
@@ -162,10 +165,13 @@ def play(
             done(kept)
     missing = [cell for cell in cells if cell not in results]
     played = _virtual(missing, base) if simulated else _real(missing, base, heard)
-    for cell, report in played:
-        result = results[cell] = Result(cell, report, theory(config_of(cell, base), report, _default_chunk(simulated)))
-        save(result, folder)
-        done(result)
+    # closed now, also if a signal comes between two results: its traceback would keep the processes alive
+    with closing(played):
+        for cell, report in played:
+            expected = theory(config_of(cell, base), report, _default_chunk(simulated))
+            result = results[cell] = Result(cell, report, expected)
+            save(result, folder)
+            done(result)
     return [results[cell] for cell in cells]
 
 
@@ -175,13 +181,13 @@ def _default_chunk(simulated: bool) -> float:
     return CHUNK_SECONDS if simulated else 0.0
 
 
-def _real(cells: Sequence[Cell], base: Config, heard: Heard) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def _real(cells: Sequence[Cell], base: Config, heard: Heard) -> Played:
     """One after the other: they would slow each other down."""
     for cell in cells:
         yield cell, play_really(config_of(cell, base), partial(heard, cell))
 
 
-def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def _virtual(cells: Sequence[Cell], base: Config) -> Played:
     """As many at once as there are processors: virtual time does not mind."""
     if not cells:
         return
@@ -195,6 +201,8 @@ def _virtual(cells: Sequence[Cell], base: Config) -> Iterator[tuple[Cell, dict[s
     finally:
         for process in list(pool._processes.values()):  # a simulation that nobody waits for may take minutes yet
             process.terminate()
+        if pool._result_queue is not None:  # or half a report, cut with its process, would be waited for for ever
+            pool._result_queue._writer.close()  # type: ignore[attr-defined]
         pool.shutdown(cancel_futures=True)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.logs import line
 from peer.refusals import idle_options
 from tests.cluster.warm import instead_of_popen
+from tests.compare.half import half_a_report
 from tests.conftest import Grapevine
 
 BASE = {
@@ -229,6 +232,27 @@ def test_a_real_run_that_failed_after_training_began_is_a_result_like_a_simulate
     (result,) = play([cell], base, tmp_path, simulated=False, done=lambda result: None)
     assert "peer 1 died" in result.report["error"]
     assert load(cell, tmp_path) == result
+
+
+def test_an_interruption_between_two_results_ends_the_simulations(tmp_path: Path) -> None:
+    """Though who catches it keeps the traceback."""
+
+    def interrupted(result: Result) -> None:
+        raise KeyboardInterrupt
+
+    cells = matrix(["none"], ["dpsgd"], ["first", "barrier"], 2)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        play(cells, validated(BASE), tmp_path, simulated=True, done=interrupted)
+    assert multiprocessing.active_children() == []
+    assert kept.tb is not None
+
+
+def test_half_a_report_is_not_waited_for_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peer.compare.run.play_virtually", half_a_report)
+    cells, base = matrix(["none"], ["dpsgd"], ["first"], 1), validated({**BASE, "run": str(os.getpid())})
+    with pytest.raises(KeyboardInterrupt):
+        play(cells, base, tmp_path, simulated=True, done=lambda result: None)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_scenario_that_has_changed_is_not_resumed(tmp_path: Path) -> None:

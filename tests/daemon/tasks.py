@@ -43,7 +43,10 @@ class Wide(Linear):
     outputs: ClassVar[int] = 900_000
 
     def model(self) -> nn.Module:
-        return nn.Linear(NUM_INPUTS, self.outputs)
+        made = nn.Linear(NUM_INPUTS, self.outputs, device="meta").to_empty(device="cpu")
+        for parameter in made.parameters():  # random numbers would be half of a test's time
+            parameter.data.copy_(torch.arange(1000).div(1000).repeat(parameter.numel() // 1000).view_as(parameter))
+        return made
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.mean((outputs.mean(1) - targets) ** 2)

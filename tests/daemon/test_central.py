@@ -134,8 +134,8 @@ async def test_ad_psgd_keeps_the_mean_and_nobody_waits_for_a_slow_peer() -> None
             lr=1e-30,
             max_rounds=None,
             max_seconds=2.5,
-            chunk_seconds=0.002,
-            straggler=("1=60x",),
+            chunk_seconds=0.004,
+            straggler=("1=30x",),
         )
     ).build()
     for i, peer in enumerate(rig.peers):
@@ -185,7 +185,7 @@ async def test_ad_psgd_asks_again_whoever_was_silent_for_a_while(monkeypatch: py
     """The answering end speaks of its own accord to nobody, so that nobody hears that it is back."""
     monkeypatch.setitem(PRESETS, "local", replace(PRESETS["local"], least=0.2, most=0.6))
     rig = Rig(
-        config(algorithm="ad-psgd", topology="ring", peers=2, max_rounds=None, max_seconds=6.0, chunk_seconds=0.002)
+        config(algorithm="ad-psgd", topology="ring", peers=2, max_rounds=None, max_seconds=6.0, chunk_seconds=0.006)
     )
     rig.build()
     halted: list[int] = []

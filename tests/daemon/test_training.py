@@ -60,14 +60,14 @@ def mixing(settings: Config, round: int) -> Array:
     "options",
     [
         {"algorithm": "dpsgd", "topology": "ring", "peers": 5},
-        {"algorithm": "dpsgd", "topology": "random-regular", "degree": 2, "random_graph_every": 15, "peers": 6},
+        {"algorithm": "dpsgd", "topology": "random-regular", "degree": 2, "random_graph_every": 10, "peers": 6},
         {"algorithm": "matcha", "topology": "complete", "budget": 0.4},
     ],
     ids=["ring", "random-graphs", "matcha"],
 )
 async def test_blocking_gossip_is_the_matrix_recursion(over: str, options: dict[str, object]) -> None:
-    """X <- W(k) X - lr G(X), in float64, over 30 rounds (Lian et al. 2017)."""
-    settings = config(**options, closing="barrier", chunks=1, max_rounds=30)
+    """X <- W(k) X - lr G(X), in float64, over 20 rounds (Lian et al. 2017)."""
+    settings = config(**options, closing="barrier", chunks=1, max_rounds=20)
     rig = Rig(settings, over)
     summaries = await rig.run()
     x = np.tile(start(settings), (settings.peers, 1))
@@ -76,7 +76,7 @@ async def test_blocking_gossip_is_the_matrix_recursion(over: str, options: dict[
         x = mixing(settings, k) @ x - settings.lr * step
     got = torch.stack([peer.player.master.params for peer in rig.peers]).double().numpy()
     np.testing.assert_allclose(got, x, rtol=3e-5, atol=3e-6)
-    assert [s.rounds for s in summaries] == [30] * settings.peers
+    assert [s.rounds for s in summaries] == [20] * settings.peers
     assert all(s.edges_lost == {} for s in summaries)
     assert np.abs(x - x.mean(0)).max() > 1e-3, "the peers must really differ, or nothing was mixed"
 
@@ -101,8 +101,9 @@ async def test_blocking_ring_all_reduce_is_large_batch_sgd_on_one_machine(over: 
     [
         ("memory", "fp32", "Wide32"),
         ("grpc", "fp32", "Wide32"),
-        ("memory", "int8", "Wide"),
-        ("memory", "fp16", "Wide16"),
+        # tests/gossip/test_wire.py has every format in pieces, without a daemon
+        pytest.param("memory", "int8", "Wide", marks=pytest.mark.slow),
+        pytest.param("memory", "fp16", "Wide16", marks=pytest.mark.slow),
     ],
 )
 async def test_shards_are_added_while_they_arrive_with_the_same_bits(
@@ -156,7 +157,7 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
         closing="first",
         chunk_seconds=0.002,
         straggler=("0=6x", "1=exp:1.0"),
-        max_rounds=25,
+        max_rounds=12,
     )
     rig = Rig(settings)
     summaries = await rig.run()
@@ -170,7 +171,7 @@ async def test_every_sample_is_accounted_for_under_stragglers(algorithm: str, in
         assert all(torch.equal(p.player.master.params, rig.peers[0].player.master.params) for p in rig.peers)
     # by how much depends on what else the machine does; tests/sim/test_closed_forms.py has it exactly
     assert summaries[0].finished_fraction < 1.0, "the straggler was never cut short"
-    assert summaries[2].rounds == 25
+    assert summaries[2].rounds == 12
 
 
 CLOSED: list[tuple[str, dict[str, object], set[str]]] = [
@@ -193,7 +194,7 @@ async def test_every_algorithm_runs_with_every_closing_policy(
     algorithm: str, closing: str, more: dict[str, object], reasons: set[str]
 ) -> None:
     settings = config(
-        algorithm=algorithm, closing=closing, chunk_seconds=0.002, straggler=("0=5x",), max_rounds=12, **more
+        algorithm=algorithm, closing=closing, chunk_seconds=0.002, straggler=("0=5x",), max_rounds=8, **more
     )
     summaries = await Rig(settings).run()
     seen = {reason for s in summaries for reason in s.rounds_by_reason}
@@ -205,7 +206,7 @@ async def test_every_algorithm_runs_with_every_closing_policy(
     )  # what it adapts to is the machine's; tests/gossip/test_closing.py has the rule
     if closing != "barrier" and not adaptive:
         assert seen & (reasons - {"quota"}), "the straggler's rounds end by another's word or by time"
-    assert all(sum(s.rounds_by_reason.values()) == s.rounds == 12 for s in summaries)
+    assert all(sum(s.rounds_by_reason.values()) == s.rounds == 8 for s in summaries)
 
 
 async def test_a_chunk_with_nan_gradients_is_dropped_and_counted() -> None:

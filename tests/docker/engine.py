@@ -122,6 +122,13 @@ class Project:
         labels = dict(re.findall(r'(\w+)="([^"]*)"', found[1]))
         return int(labels["peer"]), int(labels["peers"])
 
+    def data_planes(self, peer: int) -> dict[int, str]:
+        """Neighbour -> what vectors travel on."""
+        page = self.fetch("http://127.0.0.1:9100/metrics", peer)
+        found = re.findall(r"^grapevine_neighbor_info\{(.*)\} 1", page, re.MULTILINE)
+        labels = [dict(re.findall(r'(\w+)="([^"]*)"', each)) for each in found]
+        return {int(each["neighbor"]): each["data_plane"] for each in labels}
+
     def status(self, peer: int) -> dict[str, Any]:
         words = ["grapevine", "status", "127.0.0.1:7000", "--json", "--timeout", "60"]
         found = json.loads(self.within(peer, *words, timeout=180))

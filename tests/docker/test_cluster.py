@@ -67,6 +67,8 @@ def test_four_peers_train_and_drain(project: Project) -> None:
         f"{project.container(2)}:7000",
     }
     project.goes_on(0, 1, 2, 3)
+    for k in range(4):
+        assert project.data_planes(k) == {(k - 1) % 4: "tcp", (k + 1) % 4: "tcp"}, "vectors travel on sockets"
     shares = {k: project.metrics(k) for k in range(4)}
     samples = {k: found["grapevine_samples_total"] / found["grapevine_round"] for k, found in shares.items()}
     assert samples[0] < 0.5 * min(samples[1], samples[2], samples[3]), "peer 0 is the straggler"

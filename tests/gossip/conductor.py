@@ -150,12 +150,13 @@ class Conductor:
             return Accumulated(torch.zeros(0), 0, 0, 0.0, (), "quota")
         grad_sum, samples = gradients(round, i, self.peers[i].state.params)
         loss = samples * self._losses(round, i, self.peers[i].state.params)
+        chunks = min(samples, self.peers[i].state.batch_size)
         if not self._displaced:
-            return Accumulated(grad_sum.clone(), samples, samples, loss, (0,) * samples, "quota")
+            return Accumulated(grad_sum.clone(), samples, chunks, loss, (0,) * chunks, "quota")
         state = self.peers[i].state
         divisor = state.batch_size if state.weighting == "samples" else max(samples, 1)
         moved = grad_sum * (-self._lr / divisor)
-        return Accumulated(torch.zeros(0), samples, samples, loss, (0,) * samples, "quota", moved)
+        return Accumulated(torch.zeros(0), samples, chunks, loss, (0,) * chunks, "quota", moved)
 
     def _is_lost(self, round: int, i: int, j: int) -> bool:
         return self._lost(round, min(i, j), max(i, j)) or self._deaf(round, i, j)

@@ -163,7 +163,9 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize(
+    "graph", [pytest.param(name, marks=pytest.mark.slow if n == 4 else ()) for name, (n, _) in GRAPHS.items()]
+)
 def test_no_interleaving_is_stuck_and_every_averaging_keeps_the_mean(graph: str) -> None:
     """With at most one edge lost."""
     n, edges = GRAPHS[graph]

@@ -21,7 +21,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         "partition": "shards",
         "in_flight": "redo",
         "weighting": "samples",
-        "max_rounds": 4,
+        "max_rounds": 3,
         "peers": 2,
     },
     "slow, with a network": {"straggler": ("1=3x", "all=exp:0.5"), "scenario": "wan", "chunk_seconds": 0.0005},
@@ -34,7 +34,11 @@ VARIANTS: dict[str, dict[str, object]] = {
     + [(name, "batchnorm") for name, kind in ALGORITHMS.items() if kind.why_plain_sgd],  # these tell buffers apart
 )
 async def test_every_algorithm_ends_with_the_same_bits_as_the_daemon(algorithm: str, variant: str) -> None:
-    options = {"max_rounds": 8, **VARIANTS.get(variant, {"task": "digits-cnn", "peers": 2, "max_rounds": 3})}
+    options = {
+        "chunks": 2,
+        "max_rounds": 5,
+        **VARIANTS.get(variant, {"task": "digits-cnn", "peers": 2, "max_rounds": 3}),
+    }
     if ALGORITHMS[algorithm].why_plain_sgd:
         options.update(optimizer="sgd", lr=0.02)
     settings = config(algorithm=algorithm, closing="barrier", **options)
@@ -63,7 +67,7 @@ async def test_every_algorithm_ends_with_the_same_bits_as_the_daemon(algorithm: 
     ],
 )
 async def test_every_format_on_the_wire_ends_with_the_same_bits_as_the_daemon(algorithm: str, wire: str) -> None:
-    settings = config(algorithm=algorithm, wire_dtype=wire, closing="barrier", max_rounds=4, task="digits")
+    settings = config(algorithm=algorithm, wire_dtype=wire, closing="barrier", chunks=2, max_rounds=4, task="digits")
     rig = Rig(settings)
     real = await rig.run()
     simulated = Simulation(settings, exact=True)

@@ -82,6 +82,7 @@ def test_one_peer_k_times_slower_with_carry_wastes_nothing(no_network: str, k: i
     )
 
 
+@pytest.mark.slow  # many rounds for a mean
 def test_iid_exponential_chunks(no_network: str) -> None:
     """The smallest and the largest of 8 Erlang(8) sums: E[min] 4.48, E[max] 12.42, finished fraction .561, S = 1.554."""
     rounds = 800
@@ -96,6 +97,7 @@ def test_iid_exponential_chunks(no_network: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_one_exponential_draw_a_round(no_network: str) -> None:
     """Slowness 1 + Exp(1) of each round: S = 2.01."""
     assert speed_up(no_network, "all=exp:1", 800) == pytest.approx(2.01, abs=0.06)
