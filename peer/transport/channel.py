@@ -15,6 +15,10 @@ from peer.transport.handshake import DataPlane
 CONNECT_SECONDS: Final = 2.0
 FIRST_BACKOFF_SECONDS: Final = 0.05
 LAST_BACKOFF_SECONDS: Final = 1.0
+TAKEN_BYTES: Final = 4 * FRAME_BYTES
+"""The largest message that gRPC takes in. Of a larger one it ends the stream, and doesn't tell the answering end why; so what is larger
+than it may be, and not that large, is refused by us, and counted."""
+
 WINDOW_BYTES: Final = 8 * 1024 * 1024
 """What gRPC takes of a stream ahead of its reader. It would fit that to the path by probing, and then holds tens of MiB a link for as long
 as the channel lives. So over a path of 100 ms a link moves at most 80 MB/s; data sockets, which the kernel fits to the path, more."""
@@ -53,7 +57,7 @@ def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.http2.ping_timeout_ms", int(silence * 1000)),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", TAKEN_BYTES),
         ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_seconds * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -180,14 +180,14 @@ class DirectLane:
         length, checksum = _PREFIX.unpack_from(self._opening)
         in_slot, length = bool(length & _IN_SLOT), length & ~_IN_SLOT
         if length > (SLOTTED_BYTES if in_slot else MAX_MESSAGE_BYTES):
-            raise LaneClosed(f"the other end sent a message of {length} bytes, above the limit")
+            raise LaneClosed(f"the other end sent a message of {length} bytes, above the limit", "oversized")
         if in_slot and self._incoming is None:
-            raise LaneClosed("the other end says that a piece is in shared memory, and there is none")
+            raise LaneClosed("the other end says that a piece is in shared memory, and there is none", "slot")
         num_head = min(length, HEADER_BYTES)
         head = self._opening[_PREFIX.size : _PREFIX.size + num_head]
         await self._receive(head, num_head)
         if zlib.crc32(head, zlib.crc32(self._opening[: _LENGTH.size])) != checksum:
-            raise LaneClosed("the other end sent a damaged header")
+            raise LaneClosed("the other end sent a damaged header", "checksum")
         self._left, self._in_slot = length - num_head, in_slot
         return Arrival(head, length, None)
 

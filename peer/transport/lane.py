@@ -19,7 +19,12 @@ from peer.transport.codec import HEADER_BYTES, Check, column_sums
 
 
 class LaneClosed(Exception):
-    """The lane has ended, by either end or by the carrier. The text says why, in a few words."""
+    """The lane has ended, by either end or by the carrier. The text says why, in a few words. refused: what is counted, if it ended for
+    what came."""
+
+    def __init__(self, why: str, refused: str = "") -> None:
+        super().__init__(why)
+        self.refused = refused
 
 
 class Lane(Protocol):

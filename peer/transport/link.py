@@ -423,4 +423,6 @@ class Link:
         try:
             await moving
         except LaneClosed as ended:
+            if ended.refused and not self.down.done():
+                self._listener.on_dropped(self.peer, ended.refused)
             self.close(str(ended))

@@ -8,9 +8,10 @@ end of a pair of sockets over the Unix socket; it says NUM_SLOTS bytes on that o
 has read. So the sender knows which slots are free; as long as it hears nothing, it sends pieces over the socket.
 
 What the other end may do: it can't shrink the segment (which would end whoever reads it), as it is sealed; to change a slot after its
-header came changes what it sends, no more, as a piece is checked where it was copied to; to say a slot is free that it has not read
-spoils what it reads itself; and whatever it hands over, no call here waits for it. Memory: a segment is
-given pages when slots are first used, at most SEGMENT_BYTES for each direction of a link.
+header came changes what it sends: a piece is checked where it was copied to, or, if it is read in its slot (`lend`), a moment before it
+is added up, so a sum may become infinite or NaN, as it also may by large numbers; to say a slot is free that it has not read spoils what
+it reads itself; and whatever it hands over, no call here waits for it. Memory: a segment is given pages when slots are first used, at
+most SEGMENT_BYTES for each direction of a link.
 """
 
 from __future__ import annotations

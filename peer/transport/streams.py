@@ -56,7 +56,7 @@ class ClientLane:
         try:
             message = await self._call.read()
         except (grpc.RpcError, grpc.aio.BaseError) as broken:
-            raise LaneClosed(_why(broken)) from broken
+            raise LaneClosed(_why(broken), "oversized" if _was_oversized(broken) else "") from broken
         if not isinstance(message, bytes):
             raise LaneClosed("the other end closed the stream")
         return message
@@ -74,6 +74,13 @@ class ClientLane:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+
+def _was_oversized(broken: BaseException) -> bool:
+    """Whether this end refused a message for its size. The answering end is told of no reason."""
+    if not isinstance(broken, grpc.aio.AioRpcError) or broken.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return False
+    return "CLIENT: Received message larger than max" in (broken.details() or "")
 
 
 def _why(broken: BaseException) -> str:

@@ -35,6 +35,7 @@ class WordLine:
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._ended: str | None = None
+        self._refused = ""
         self._unread = bytearray()  # the beginning of a message
         self._messages: deque[bytes] = deque()
         self._rest = b""  # of the message written last
@@ -114,6 +115,7 @@ class WordLine:
         self._unread += came
         refused = self._cut()
         if refused:
+            self._refused = "oversized"
             self.close(refused)
         elif len(self._messages) >= MOST_WAITING:
             self._reads = False
@@ -151,7 +153,7 @@ class WordLine:
 
     def _check_open(self) -> None:
         if self._ended is not None:
-            raise LaneClosed(self._ended)
+            raise LaneClosed(self._ended, self._refused)
 
 
 def tell_of_silence(sock: socket.socket) -> None:

@@ -22,6 +22,7 @@ from peer.transport import callers, linked
 from peer.transport import grpc as carrier
 from peer.transport.base import ExchangeKey, LossReason
 from peer.transport.callers import CALLS_AT_ONCE
+from peer.transport.channel import TAKEN_BYTES
 from peer.transport.client import PeerClient
 from peer.transport.codec import HEADER_BYTES, Check, column_sums, encode_head, unchecked
 from peer.transport.door import abstract
@@ -270,14 +271,32 @@ async def test_too_much_noise_closes_the_link(victim: Member, caller: Caller) ->
     assert victim.recorder.dropped == ["truncated"] * MAX_MALFORMED
 
 
-async def test_a_message_above_the_limit_breaks_the_stream_only(victim: Member, caller: Caller) -> None:
+async def test_a_message_above_the_limit_is_counted_and_costs_no_more_than_the_link(
+    victim: Member, caller: Caller
+) -> None:
     with contextlib.suppress(ConnectionError):  # a data socket is cut while this is under way
-        await caller.send(bytes(3 * 1024 * 1024))
+        await caller.send(caller.frame(0, [1.0] * 750_000))
+    if caller.kind == "grpc":  # what is longer than a frame, but not much, costs no link
+        await victim.recorder.until(lambda: victim.recorder.dropped == ["length"])
+        await caller.send(bytes(TAKEN_BYTES + 1))
     await victim.recorder.until(lambda: len(victim.recorder.links) == 2)
+    assert victim.recorder.dropped == (["length"] if caller.kind == "grpc" else ["oversized"])
     again = Caller(victim.address, caller.kind)
     await again.join()
     await victim.recorder.until(lambda: len(victim.recorder.links) == 3)
     await again.leave()
+
+
+async def test_the_dialling_end_counts_what_grpc_refused_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peer.transport.channel.MAX_MESSAGE_BYTES", -1)  # of what is sent
+    rig = Rig("grpc")
+    try:
+        a, b = await rig.pair()  # a dials
+        monkeypatch.setattr("peer.transport.link.encode_head", lambda *_: bytes(TAKEN_BYTES))
+        b.open(0, ExchangeKey(0, 0), torch.ones(4), None, atomic=False)
+        await a.recorder.until(lambda: "oversized" in a.recorder.dropped)
+    finally:
+        await rig.stop()
 
 
 async def test_who_does_not_say_hello_is_refused(victim: Member) -> None:

@@ -82,8 +82,9 @@ async def test_a_message_above_the_limit_ends_the_line(ends: tuple[WordLine, soc
     there.sendall(framed(b"good") + struct.pack("<I", MAX_CONTROL_BYTES + 1))
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert await line.read() == b"good"
-        with pytest.raises(LaneClosed, match="above the limit"):
+        with pytest.raises(LaneClosed, match="above the limit") as ended:
             await line.read()
+    assert ended.value.refused == "oversized"
 
 
 async def test_nothing_is_read_ahead_of_a_reader_that_does_not_come(ends: tuple[WordLine, socket.socket]) -> None:
