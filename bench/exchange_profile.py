@@ -125,10 +125,12 @@ def profile(plane: str, measure: str, num_bytes: int, seconds: float) -> tuple[f
                 members,
             ]
             perf = subprocess.Popen(watch)
-            time.sleep(1.0)  # until it watches; members wait meanwhile
-            measured = crew.measure(order)
-            perf.send_signal(signal.SIGINT)
-            perf.wait(60)
+            try:
+                time.sleep(1.0)  # until it watches; members wait meanwhile
+                measured = crew.measure(order)
+            finally:
+                perf.send_signal(signal.SIGINT)
+                perf.wait(60)
             return measured.seconds, measured.cpu_seconds, Counter(map(part_of, stacks(data)))
     finally:
         crew.stop()

@@ -91,20 +91,8 @@ DROPS: Final = (
         "duplicate",
         "stale",
     ),
-    *(
-        "late",
-        "control",
-        "word",
-        "digest",
-        "early",
-        "oversized",
-        "slot",
-        "token",
-        "silent",
-        "crowd",
-        "unreachable",
-        "bad_origin",
-    ),
+    *("late", "control", "word", "digest", "early", "oversized", "slot"),
+    *("token", "silent", "crowd", "unreachable", "bad_origin"),
 )
 #: HTTP statuses.
 ANSWERS: Final = (200, 400, 403, 404, 405, 503)

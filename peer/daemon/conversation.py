@@ -150,9 +150,8 @@ class Conversation:
             self.asked.pop(peer, None)  # what it asked is gone with the link
         self._watch.link_down(peer, reason, hangs_up=self._hangs_up)
         if not self._hangs_up:
-            level = (
-                logging.WARNING if self._talk.link_down(peer) else logging.INFO
-            )  # it went on without that peer already
+            # at info level it went on without that peer already
+            level = logging.WARNING if self._talk.link_down(peer) else logging.INFO
             lost = event("link-lost", neighbor=peer, reason=reason)
             called = self.needed(peer) or f"peer {peer}"
             log.log(level, "peer %d lost its link to %s: %s", self.peer, called, reason, extra=lost)

@@ -56,6 +56,7 @@ class Outcome:
 #: Told on the event loop how many bytes of `receive`, from its beginning, are there and are what was sent; before the outcome, so the
 #: last number is all of them if the exchange is not lost.
 Arrived = Callable[[int], None]
+#: Given a piece of what is received, whole elements, in memory that is another's when it returns.
 Lent = Callable[[memoryview], None]
 
 

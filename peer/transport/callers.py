@@ -19,7 +19,7 @@ MAX_CALLERS: Final = 128
 
 
 class Callers:
-    """`refused` is told why somebody was not let in: crowd."""
+    """`refused` is told why somebody was not let in: crowd, silent."""
 
     def __init__(self, refused: Callable[[str], None]) -> None:
         self._refused = refused
@@ -35,7 +35,7 @@ class Callers:
 
     @contextlib.contextmanager
     def waiting(self, connection: str, patience: asyncio.Timeout) -> Iterator[None]:
-        """While a caller agrees. `patience` may be over early, when others need the place."""
+        """While a caller agrees, within `patience`, which may be over early, when others need the place."""
         if len(self._waiting) >= MAX_CALLERS:
             oldest = next(iter(self._waiting))
             self._forget(oldest)
@@ -46,6 +46,8 @@ class Callers:
         try:
             yield
         finally:
+            if patience in self._waiting and patience.expired():  # who had to go is counted already
+                self._refused("silent")
             self._forget(patience)
 
     def _forget(self, patience: asyncio.Timeout) -> None:

@@ -66,10 +66,8 @@ def channel_options(options: GrpcOptions) -> list[tuple[str, int]]:
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
-        (
-            "grpc.experimental.tcp_max_read_buffer_size",
-            FRAME_BYTES,
-        ),  # else it grows with the most that was ever read at once
+        # else it grows with the most that was ever read at once
+        ("grpc.experimental.tcp_max_read_buffer_size", FRAME_BYTES),
     ]
 
 

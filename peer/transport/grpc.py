@@ -244,7 +244,6 @@ class GrpcTransport(LinkedTransport):
                             return
                         await lane.comes(session.data_plane)
             except TimeoutError:
-                self._told.on_dropped(None, "silent")
                 return
             if lane.socket.done():
                 await self._run_link(session, control, lane.socket.result(), words=lane.word_line())
@@ -288,11 +287,11 @@ class GrpcTransport(LinkedTransport):
 
 
 def _host(address: str) -> str:
-    """Of "host:port", without the brackets of IPv6."""
     return _endpoint(address)[0]
 
 
 def _endpoint(address: str) -> tuple[str, int]:
+    """Of "host:port", without the brackets of IPv6; port 0 where there is none."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port) if port.isdecimal() else 0
 
@@ -321,10 +320,8 @@ class _LaneToCome:
     def offer(self) -> wire.DirectOffer | None:
         """For the verdict; None if there is no door."""
         if self._door is not None:
-            self._offer, self._words_offer = (
-                self._door.expect(self.socket),
-                self._door.expect(self._words, shares=False),
-            )
+            self._offer = self._door.expect(self.socket)
+            self._words_offer = self._door.expect(self._words, shares=False)
             self._offer.words_token = self._words_offer.token
         return self._offer
 

@@ -20,6 +20,7 @@ from typing import Final
 from peer.transport.handshake import MAX_CONTROL_BYTES
 from peer.transport.lane import LaneClosed
 from peer.transport.silence import SILENCE_SECONDS
+from peer.transport.sockets import set_option
 
 MOST_WAITING: Final = 64
 """Messages that may wait for the reader before no more are read from the socket."""
@@ -160,8 +161,7 @@ def tell_of_silence(sock: socket.socket) -> None:
     """Let TCP end where nothing of what was sent is answered for SILENCE_SECONDS: a path may be lost to this socket and not to gRPC's, and
     then pings, which are always under way, keep the kernel from probing. Words are always read, so a busy other end is no silence."""
     if sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
+        set_option(sock, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_SECONDS * 1000))
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -407,6 +407,7 @@ async def test_a_thousand_streams_are_refused_and_counted_and_shut_nobody_out(
 
 async def test_a_crowd_of_connections_is_bounded_and_shuts_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "MAX_CALLERS", 8)
+    monkeypatch.setattr(carrier, "HELLO_SECONDS", 60.0)  # nobody's time is up
     rig = Rig("grpc")
     victim = await rig.start(identity(1))
     channels = [grpc.aio.insecure_channel(victim.address, options=LANE_OPTIONS) for _ in range(4)]
@@ -415,6 +416,7 @@ async def test_a_crowd_of_connections_is_bounded_and_shuts_nobody_out(monkeypatc
         open_control: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(carrier.CONTROL)
         calls += [open_control() for _ in range(CALLS_AT_ONCE)]
     await victim.recorder.until(lambda: victim.recorder.dropped.count("crowd") == len(calls) - 8)
+    assert set(victim.recorder.dropped) == {"crowd"}
     peer = await rig.start(identity(0))
     peer.transport.connect({1: victim.address})
     await asyncio.gather(peer.linked_to(1), victim.linked_to(0))
