@@ -346,6 +346,7 @@ class RingScore:
         if isinstance(effect, Accumulate):
             return self._done
         assert isinstance(effect, Exchange)
+        assert not effect.make, "float32 is its own payload"
         key, inboxes, taken, handles = ExchangeKey(round, effect.phase), dict[int, Tensor](), list[Taken](), []
         for peer in {*effect.send, *effect.receive}:
             arrived = lent = None

@@ -1,6 +1,6 @@
 """Plays one peer's rounds: carries out the effects of the score with the trainer thread and the transport.
 
-The event loop never computes: mathematics between two effects runs on a worker thread, unless the vector is so small (INLINE) that
+The event loop never computes: mathematics between two effects runs on a worker thread, unless the vector is so small (worker.py) that
 the hand-over would cost more. Nothing here waits for a peer without a deadline.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,10 +18,11 @@ from torch import Tensor
 from peer.accounts.exchanges import Exchanges
 from peer.accounts.ledger import Ledger
 from peer.daemon.conversation import Conversation
+from peer.daemon.exchanging import Exchanging, UnderWay
 from peer.daemon.gathering import Gathering
-from peer.daemon.playing import Master, Rules, Stopped, Stopwatch, UnderWay
-from peer.daemon.taken import Taken
+from peer.daemon.playing import Master, Rules, Stopped, Stopwatch
 from peer.daemon.waits import Waits
+from peer.daemon.worker import Worker
 from peer.gossip.algorithm import Algorithm, RoundBroken, Score, Update, zeros
 from peer.gossip.closing import CloseReason
 from peer.gossip.delivery import NeighborDeadlines
@@ -46,9 +46,6 @@ from topology import Schedule
 
 if TYPE_CHECKING:
     from peer.daemon.spans import PeerSpans
-
-INLINE = 1 << 18  # elements times passes over them up to which the work is shorter than handing it to another thread
-T = TypeVar("T")
 
 
 class RoundPlayer:
@@ -74,11 +71,9 @@ class RoundPlayer:
         self._transport = transport
         self._said = said
         self._rules = rules
-        self._inline = INLINE // algorithm.state.wire.work
+        self.off_loop = Worker(algorithm.state.params.numel(), algorithm.state.wire.work)
         self._deadlines = NeighborDeadlines(rules.bounds)
-        self._inboxes: dict[int, Tensor] = {}
         self._handed_out = 0  # samples closed in this round, not yet applied
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="grapevine-math")
         self._loop = asyncio.get_running_loop()
         self._origin = time.monotonic()
         self._stop = False
@@ -86,6 +81,7 @@ class RoundPlayer:
         if not algorithm.has_rounds:
             said.asked = {}
         self._settled = asyncio.Event()  # wakes who waits for exchanges
+        self._exchanging = Exchanging(transport, said, self.off_loop, self._begun)
         self._gathering = Gathering(transport, said, said.stirred.set, self._begun)
 
     def request_stop(self) -> None:
@@ -97,11 +93,11 @@ class RoundPlayer:
 
     @property
     def num_inboxes(self) -> int:
-        """Receive buffers made so far: as many as the most neighbours of a round, kept for the whole run."""
-        return len(self._inboxes)
+        """Receive buffers made so far."""
+        return self._exchanging.num_inboxes
 
     def close(self) -> None:
-        self._worker.shutdown(wait=True)
+        self.off_loop.close()
 
     async def snapshot(self) -> tuple[int, Tensor]:
         """(rounds finished, a consistent copy [d] of the parameters)."""
@@ -111,12 +107,6 @@ class RoundPlayer:
                 return self.master.rounds, self.master.params.clone()
 
         return await self.off_loop(copy)
-
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Run on the worker thread, or right here if the vector is small."""
-        if self.master.params.numel() <= self._inline:
-            return work()
-        return await self._loop.run_in_executor(self._worker, work)
 
     def start(self) -> None:
         """Training begins now: times in reports count from here."""
@@ -176,7 +166,7 @@ class RoundPlayer:
         if isinstance(effect, Accumulate):
             return await self._accumulate(round, effect, clock)
         if isinstance(effect, Exchange):
-            return await self._settle(effect, self._open(round, effect), clock)
+            return await self._settle(effect, self._exchanging.open(round, effect), clock)
         if isinstance(effect, Gather):
             self._gathering.open(round, effect)
             return await self._gather(effect, clock)
@@ -187,12 +177,11 @@ class RoundPlayer:
         if isinstance(effect.exchange, Gather):
             self._gathering.open(round, effect.exchange)
             return await self._accumulate(round, effect.accumulate, clock), await self._gather(effect.exchange, clock)
-        under_way = self._open(round, effect.exchange)
+        under_way = self._exchanging.open(round, effect.exchange)
         try:
             done = await self._accumulate(round, effect.accumulate, clock)
         except BaseException:
-            for handle in under_way.handles.values():
-                handle.give_up(LossReason.LEFT)
+            under_way.abandon()
             raise
         return done, await self._settle(effect.exchange, under_way, clock)
 
@@ -281,27 +270,6 @@ class RoundPlayer:
 
     # Exchange
 
-    def _open(self, round: int, effect: Exchange) -> UnderWay:
-        assert not (effect.atomic and (effect.into or effect.take)), "an atomic exchange may be lost without harm"
-        under_way, key = UnderWay(time.monotonic()), ExchangeKey(round, effect.phase)
-        for peer in sorted({*effect.send, *effect.receive}):
-            takes_part, why = self._said.directory.takes_part(peer, round)
-            if not takes_part:
-                under_way.lost[peer] = why
-                continue
-            send, receive, taken = effect.send.get(peer), None, None
-            if peer in effect.receive:
-                receive = under_way.inboxes[peer] = self._room(peer, effect, len(under_way.inboxes))
-            if receive is not None and peer in effect.take:
-                kept = peer in effect.into
-                taken = under_way.taken[peer] = Taken(receive, effect.take[peer], self.off_loop, kept=kept)
-            arrived, lent = (None, None) if taken is None else (taken.arrived, taken.lent)
-            under_way.handles[peer] = self._transport.exchange(
-                peer, key, send, receive, atomic=effect.atomic, arrived=arrived, lent=lent
-            )
-            self._begun(peer, key, effect, under_way.handles[peer])
-        return under_way
-
     def _begun(self, peer: int, key: ExchangeKey, effect: Exchange, handle: ExchangeHandle) -> None:
         def over(outcome: asyncio.Future[Outcome]) -> None:
             if outcome.result().lost is None:
@@ -311,29 +279,13 @@ class RoundPlayer:
         if self.spans is not None:
             self.spans.exchange(peer, key, effect, handle)
 
-    def _room(self, peer: int, effect: Exchange, slot: int) -> Tensor:
-        """Where the vector of a peer is received."""
-        if peer in effect.into:
-            return effect.into[peer]
-        return self._inbox(slot, effect.receive[peer], effect.dtype)
-
-    def _inbox(self, slot: int, num_elements: int, dtype: torch.dtype) -> Tensor:
-        """Receive buffers belong to places, not to peers: with random graphs there would be one for every peer in time. They are
-        free again when the exchange is over, because `_settle` waits for every outcome."""
-        buffer = self._inboxes.get(slot)
-        if buffer is None or buffer.numel() < num_elements or buffer.dtype != dtype:
-            buffer = self._inboxes[slot] = torch.empty(num_elements, dtype=dtype)
-        return buffer[:num_elements]
-
     async def _settle(self, effect: Exchange, under_way: UnderWay, clock: Stopwatch) -> Inbox:
         started = clock.now()
         try:
             await self._all_over(under_way.handles)
-            for peer, taken in under_way.taken.items():
-                await taken.finish(whole=under_way.handles[peer].outcome.result().lost is None)
+            await under_way.finish()
         except BaseException:
-            for taken in under_way.taken.values():
-                taken.abandon()
+            under_way.abandon()
             raise
         vectors: dict[int, Tensor] = {}
         lost = dict(under_way.lost)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from peer.daemon.taken import Taken
 from peer.gossip.delivery import DeadlineBounds
 from peer.gossip.round import Timing
 from peer.training.accumulator import InFlight
-from peer.transport.base import ExchangeHandle
 
 #: How the reason begins why a peer stopped that was told to.
 ASKED = "asked: "
@@ -39,18 +37,6 @@ class Master:
     params: Tensor
     lock: threading.Lock
     rounds: int = 0
-
-
-@dataclass(slots=True)
-class UnderWay:
-    """The exchanges of one effect: handles, receive buffers and who works on what has come, by peer; lost: those that were not even begun,
-    and why."""
-
-    opened_at: float
-    handles: dict[int, ExchangeHandle] = field(default_factory=dict)
-    inboxes: dict[int, Tensor] = field(default_factory=dict)
-    taken: dict[int, Taken] = field(default_factory=dict)
-    lost: dict[int, str] = field(default_factory=dict)
 
 
 class Stopwatch:

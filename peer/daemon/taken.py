@@ -31,6 +31,7 @@ class Taken:
         self._arrived = 0
         self._done = -1  # elements handed over; none ever
         self._at_work: asyncio.Task[None] | None = None
+        self._abandoned = False
 
     @property
     def lent(self) -> Lent | None:
@@ -52,7 +53,7 @@ class Taken:
                 self._take.read(self._payload[start : self._arrived])
             return
         at_once = self._done < 0 and self._arrived == self._payload.numel()
-        if self._at_work is None and not at_once:
+        if self._at_work is None and not (at_once or self._abandoned):
             self._at_work = asyncio.create_task(self._work(), name="take what has come")
 
     async def finish(self, *, whole: bool) -> None:
@@ -65,6 +66,7 @@ class Taken:
 
     def abandon(self) -> None:
         """Nobody will ask for it any more; a piece that is on a thread is done."""
+        self._abandoned = True
         if self._at_work is not None:
             self._at_work.cancel()
 

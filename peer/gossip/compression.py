@@ -78,9 +78,13 @@ class WireFormat(ABC):
     def encode(self, vector: Tensor, payload: Tensor, minus: Tensor | None = None) -> Tensor:
         """vector [d], or vector - minus, into payload [num_bytes(d)], which is returned."""
         for start, stop in pieces(vector.numel()):
-            values = vector[start:stop] if minus is None else vector[start:stop] - minus[start:stop]
-            self._put(values, self._code(payload, start, stop))
+            self.encode_piece(vector, payload, start, stop, minus)
         return payload
+
+    def encode_piece(self, vector: Tensor, payload: Tensor, start: int, stop: int, minus: Tensor | None = None) -> None:
+        """Elements start:stop of it, one of its pieces."""
+        values = vector[start:stop] if minus is None else vector[start:stop] - minus[start:stop]
+        self._put(values, self._code(payload, start, stop))
 
     def is_sound(self, payload: Tensor, d: int) -> bool:
         """Whether bytes [num_bytes(d)] are a vector [d] of finite numbers."""

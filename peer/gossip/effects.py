@@ -39,6 +39,14 @@ class Taker(Protocol):
         It never raises."""
 
 
+class Maker(Protocol):
+    """Makes a vector [k] that is sent as far as it is made."""
+
+    def __call__(self) -> int:
+        """Make the next part of it, some milliseconds' work. Returns how many elements, from the first one, are there and will not change:
+        more with each call, at last k, and k again if there is nothing left to do. Never called twice at once."""
+
+
 class Exchange(NamedTuple):
     """Send one vector to some peers and receive one from some, within one phase of the round.
 
@@ -46,9 +54,13 @@ class Exchange(NamedTuple):
     `receive[j]` elements is expected. All are of one `dtype`: float32, or uint8 if encoded (compression.py). With `atomic`, an edge
     counts only if both of its ends have the other's vector.
 
-    into[j]: where the vector of peer j is to be written, instead of in a buffer of the host. take[j] is given what has come of it, before
-    the answer is there; what it was given by `read` is not in the answer, unless `into` says where. Both are for exchanges without which
-    the round can't be completed, never atomic ones: a lost one leaves them half done.
+    into[j]: where the vector of peer j is to be written, instead of in a buffer of the host; for exchanges without which the round can't be
+    completed, never atomic ones: a lost one leaves it half done. take[j] is given what has come of the vector of peer j, before
+    the answer is there; what it was given by `read` is not in the answer, unless `into` says where. In an atomic exchange it only looks,
+    without `read`: whether the edge counts is not known yet.
+
+    make[j] makes send[j], which need not be there yet; vectors that are one have one maker. If it may have been left in the middle, the
+    answer has no vector of any of its peers.
     """
 
     phase: int
@@ -58,6 +70,7 @@ class Exchange(NamedTuple):
     dtype: torch.dtype = torch.float32
     into: Mapping[int, Tensor] = MappingProxyType({})
     take: Mapping[int, Taker] = MappingProxyType({})
+    make: Mapping[int, Maker] = MappingProxyType({})
 
 
 class Gather(NamedTuple):
@@ -137,6 +150,13 @@ class Inbox(NamedTuple):
 
     vectors: Mapping[int, Tensor]
     lost: Mapping[int, str] = MappingProxyType({})
+
+
+def make_all(effect: Exchange) -> None:
+    """For a host that sends vectors whole."""
+    for j, make in effect.make.items():
+        while make() < effect.send[j].numel():
+            pass
 
 
 def delivered(effect: Exchange, vectors: Mapping[int, Tensor], lost: Mapping[int, str]) -> Inbox:

@@ -7,6 +7,9 @@ makes of a vector, C: the same of a difference.
     int8, top-k  CHOCO-SGD (Koloskova, Stich, Jaggi 2019, arXiv 1902.00340; Koloskova, Lin, Stich, Jaggi 2019, arXiv 1907.09356),
                  with replicas for each edge instead of each peer: replicas.py
 
+A payload is encoded while its beginning is sent already, and looked at as it comes. It is decoded where it is added up, piece by piece
+in the cache.
+
 A payload that is not sound (compression.py; in fp32: not finite), this peer's or the other's, makes its edge lost with the reason
 `corrupt`. Both ends have the same two payloads, so both decide alike.
 """
@@ -24,6 +27,7 @@ from peer.gossip.algorithm import Algorithm, PeerState, is_finite, mix_
 from peer.gossip.compression import PIECE, WireFormat, pieces
 from peer.gossip.delivery import mixing_weights
 from peer.gossip.effects import Exchange, Inbox
+from peer.gossip.piecewise import Encoding, Inspector
 from peer.gossip.replicas import STAMP_BYTES, Replicas
 from topology import RoundPlan
 
@@ -80,18 +84,27 @@ class RoundedMixing:
         self._x = state.params
         self._wire = state.wire
         self._payload = state.wire.payload(state.params.numel())
+        self._encoding = Encoding(state.wire, state.params, self._payload, checks=True)
+        self._looks: Mapping[int, Inspector] = {}
         self._scratch = torch.empty(2, min(PIECE, state.params.numel()))
 
     def exchange(self, plan: RoundPlan) -> Exchange:
-        self._wire.encode(self._x, self._payload)
-        sends = dict.fromkeys(plan.neighbors, self._payload)
-        expects = dict.fromkeys(plan.neighbors, self._payload.numel())
-        return Exchange(phase=0, send=sends, receive=expects, atomic=True, dtype=torch.uint8)
+        neighbors, wire, d = plan.neighbors, self._wire, self._x.numel()
+        self._encoding = Encoding(wire, self._x, self._payload, checks=True)
+        self._looks = {j: Inspector(wire, d) for j in neighbors}
+        return Exchange(
+            phase=0,
+            send=dict.fromkeys(neighbors, self._payload),
+            receive=dict.fromkeys(neighbors, self._payload.numel()),
+            atomic=True,
+            dtype=torch.uint8,
+            take=self._looks,
+            make=dict.fromkeys(neighbors, self._encoding),
+        )
 
     def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
         x, wire = self._x, self._wire
-        mine_is_sound = wire.is_sound(self._payload, x.numel())
-        heard = sorted(j for j, p in inbox.vectors.items() if mine_is_sound and wire.is_sound(p, x.numel()))
+        heard = sorted(j for j in inbox.vectors if self._encoding.sound and self._looks[j].sound)
         _, weights = mixing_weights(plan, dict.fromkeys(heard))
         squares = 0.0
         for start, stop in pieces(x.numel()):
@@ -113,9 +126,16 @@ class ReplicaMixing:
         self._replicas = Replicas(state.wire, state.params)
 
     def exchange(self, plan: RoundPlan) -> Exchange:
-        sends = {j: self._replicas.difference(j, self._x) for j in plan.neighbors}
-        expects = {j: payload.numel() for j, payload in sends.items()}
-        return Exchange(phase=0, send=sends, receive=expects, atomic=True, dtype=torch.uint8)
+        differences = {j: self._replicas.difference(j, self._x) for j in plan.neighbors}
+        return Exchange(
+            phase=0,
+            send={j: difference.payload for j, difference in differences.items()},
+            receive={j: difference.payload.numel() for j, difference in differences.items()},
+            atomic=True,
+            dtype=torch.uint8,
+            take={j: self._replicas.look(j) for j in plan.neighbors},
+            make=differences,
+        )
 
     def mix_(self, plan: RoundPlan, inbox: Inbox) -> Mixed:
         lost, squares, num_received = dict(inbox.lost), 0.0, 0

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from peer.gossip.compression import PIECE, WireFormat, pieces
+from peer.gossip.piecewise import Encoding, Inspector
 
 STAMP_BYTES: Final = 8
 
@@ -40,12 +41,15 @@ def default_step(fraction: float) -> float:
 
 @dataclass(slots=True)
 class _Edge:
-    """mine, theirs: [d]. payload: of this round, stamp first. stamp: how often the replicas have changed, and since when."""
+    """mine, theirs: [d]. payload: of this round, stamp first. stamp: how often the replicas have changed, and since when. encoding,
+    look: of this round's payloads, this end's and the other's."""
 
     mine: Tensor
     theirs: Tensor
     payload: Tensor
     stamp: int
+    encoding: Encoding
+    look: Inspector
 
     def restart(self) -> None:
         self.mine.zero_()
@@ -64,31 +68,42 @@ class Replicas:
         self._edges: dict[int, _Edge] = {}
         self._scratch = torch.empty(min(PIECE, start.numel()))
 
-    def difference(self, j: int, x: Tensor) -> Tensor:
-        """The payload C(x - mine) for peer j. x: [d]. Its bytes stay until the next call for j."""
+    def difference(self, j: int, x: Tensor) -> Encoding:
+        """Makes the payload C(x - mine) for peer j. x: [d], unchanged until it is made. Its bytes stay until the next call for j."""
         edge = self._edges.get(j)
         if edge is None:
-            payload = torch.empty(STAMP_BYTES + self._wire.num_bytes(x.numel()), dtype=torch.uint8)
-            edge = self._edges[j] = _Edge(self._start.clone(), self._start.clone(), payload, self._first_stamp)
+            edge = self._edges[j] = self._new_edge(x)
         edge.payload[:STAMP_BYTES] = _bytes(edge.stamp)
-        self._wire.encode(x, edge.payload[STAMP_BYTES:], minus=edge.mine)
-        return edge.payload
+        edge.encoding, edge.look = self._of_round(x, edge.mine, edge.payload)
+        return edge.encoding
+
+    def look(self, j: int) -> Inspector:
+        """Is to be given the payload of peer j, of the round of the latest `difference`, as it comes."""
+        return self._edges[j].look
 
     def commit(self, j: int, theirs: Tensor) -> str | None:
         """Take both payloads of this round into the replicas. Returns None, or why the edge starts again from zeros."""
-        edge, d = self._edges[j], self._start.numel()
+        edge = self._edges[j]
         if not torch.equal(edge.payload[:STAMP_BYTES], theirs[:STAMP_BYTES]):
             edge.restart()
             return "restarted"
-        differences = (edge.mine, edge.payload[STAMP_BYTES:]), (edge.theirs, theirs[STAMP_BYTES:])
-        if not all(self._wire.is_sound(payload, d) for _, payload in differences):
+        if not (edge.encoding.sound and edge.look.sound):
             edge.restart()
             return "corrupt"
-        for replica, payload in differences:
-            for start, stop in pieces(d):
+        for replica, payload in (edge.mine, edge.payload[STAMP_BYTES:]), (edge.theirs, theirs[STAMP_BYTES:]):
+            for start, stop in pieces(replica.numel()):
                 replica[start:stop].add_(self._wire.piece(payload, start, self._scratch[: stop - start]))
         edge.stamp = (edge.stamp + 1) % (1 << 64)
         return None
+
+    def _new_edge(self, x: Tensor) -> _Edge:
+        payload = torch.empty(STAMP_BYTES + self._wire.num_bytes(x.numel()), dtype=torch.uint8)
+        mine, theirs = self._start.clone(), self._start.clone()
+        return _Edge(mine, theirs, payload, self._first_stamp, *self._of_round(x, mine, payload))
+
+    def _of_round(self, x: Tensor, mine: Tensor, payload: Tensor) -> tuple[Encoding, Inspector]:
+        encoding = Encoding(self._wire, x, payload, ahead=STAMP_BYTES, minus=mine, checks=True)
+        return encoding, Inspector(self._wire, x.numel(), ahead=STAMP_BYTES)
 
     def pull_(self, j: int, x: Tensor, weight: float) -> float:
         """x <- x + weight (theirs - mine), [d]. Returns ||theirs - mine||^2."""

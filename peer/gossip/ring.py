@@ -35,7 +35,7 @@ from peer.gossip.central import is_count, read_count
 from peer.gossip.compression import WireFormat
 from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Answer, Effect, Exchange, Inbox
-from peer.gossip.shards import Reader, make_shards
+from peer.gossip.shards import Reader, Sent, make_shards
 from topology import FixedSchedule, Schedule, TopologyError, build
 
 WHOLE_BYTES = 3 << 18
@@ -130,20 +130,20 @@ class Ring:
         n, i, shards = self._num_peers, self._peer, self._shards
         for step in range(n - 1):
             summed = (i - step - 1) % n
-            payload = shards.packed((i - step) % n)
-            yield from self._pass_on(step, payload, summed, shards.adding(summed), None)
+            sent = shards.packed((i - step) % n)
+            yield from self._pass_on(step, sent, summed, shards.adding(summed), None)
 
     def _all_gather(self) -> Generator[Effect, Answer, None]:
         n, i, shards = self._num_peers, self._peer, self._shards
-        payload = shards.finish((i + 1) % n)
+        sent = shards.finish((i + 1) % n)
         for step in range(n - 1):
             finished = (i - step) % n
             take, room = shards.taking(finished), shards.room(finished)
-            received = yield from self._pass_on(n - 1 + step, payload, finished, take, room)
-            payload = shards.passed_on(finished, received)
+            received = yield from self._pass_on(n - 1 + step, sent, finished, take, room)
+            sent = shards.passed_on(finished, received)
 
     def _pass_on(
-        self, phase: int, payload: Tensor, expected: int, take: Reader, room: Tensor | None
+        self, phase: int, sent: Sent, expected: int, take: Reader, room: Tensor | None
     ) -> Generator[Effect, Answer, Tensor]:
         """Send a shard to the next peer, and take shard number `expected`, as the previous peer has it, while it comes. Returns its
         payload. room: where to receive it."""
@@ -151,12 +151,13 @@ class Ring:
         following, previous = (i + 1) % n, (i - 1) % n
         inbox = yield Exchange(
             phase,
-            {following: payload},
+            {following: sent.payload},
             {previous: self._shards.size(expected)},
             atomic=False,
             dtype=self._shards.dtype,
             into={} if room is None else {previous: room},
             take={previous: take},
+            make={} if sent.make is None else {following: sent.make},
         )
         assert isinstance(inbox, Inbox)
         for lost, reason in inbox.lost.items():

@@ -1,7 +1,7 @@
 """The shards of a ring all-reduce as they travel: [d + 1] = [G | n] cut into as many as there are peers.
 
 Received shards are worked on while the rest of them is under way (`Taker`), in pieces that are still in the cache, so that the addition
-hides behind the transfer.
+hides behind the transfer; and what has to be encoded is encoded while its beginning is on its way (`Maker`).
 
 fp32: a shard is its own payload. G is not copied: a shard is sent from where the trainer left it, or summed from there into the total,
 and finished shards are received straight into the total.
@@ -15,14 +15,15 @@ it came, so all peers end with the same bits.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from peer.gossip.algorithm import is_finite
 from peer.gossip.compression import PIECE, WireFormat
-from peer.gossip.effects import Taker
+from peer.gossip.effects import Maker, Taker
+from peer.gossip.piecewise import Encoding
 
 COUNT_BYTES = 4
 
@@ -31,6 +32,13 @@ class Reader(Taker, Protocol):
     """sound: whether all that was taken so far makes sense. What comes after a piece that does not is left alone."""
 
     sound: bool
+
+
+class Sent(NamedTuple):
+    """A payload, and what makes it; None: it is there."""
+
+    payload: Tensor
+    make: Maker | None = None
 
 
 class Shards(Protocol):
@@ -44,14 +52,14 @@ class Shards(Protocol):
     def size(self, s: int) -> int:
         """Elements of the payload of shard s."""
 
-    def packed(self, s: int) -> Tensor:
-        """The payload of shard s as it is now; it stays until the next call."""
+    def packed(self, s: int) -> Sent:
+        """The payload of shard s as it is now, which does not change until that is made; it stays until the next call."""
 
     def adding(self, s: int) -> Reader:
         """Adds a payload to shard s."""
 
-    def finish(self, s: int) -> Tensor:
-        """The payload of a shard that is summed; the shard takes the values that the others will read from it."""
+    def finish(self, s: int) -> Sent:
+        """The payload of a shard that is summed; as it is made, the shard takes the values that the others will read from it."""
 
     def room(self, s: int) -> Tensor | None:
         """Where the payload of finished shard s may be received to, instead of in a buffer."""
@@ -59,7 +67,7 @@ class Shards(Protocol):
     def taking(self, s: int) -> Reader:
         """Reads a finished shard."""
 
-    def passed_on(self, s: int, payload: Tensor) -> Tensor:
+    def passed_on(self, s: int, payload: Tensor) -> Sent:
         """The payload of a finished shard that was taken, for the next peer."""
 
 
@@ -81,22 +89,22 @@ class PlainShards:
     def size(self, s: int) -> int:
         return self._shards[s].numel()
 
-    def packed(self, s: int) -> Tensor:
+    def packed(self, s: int) -> Sent:
         brought, shard = self._brought[s], self._shards[s]
         if self._is_summed(s):
-            return shard
+            return Sent(shard)
         if s != self._last:
-            return brought
+            return Sent(brought)
         shard[:-1].copy_(brought)  # the count has to travel with it
-        return shard
+        return Sent(shard)
 
     def adding(self, s: int) -> Reader:
         brought, shard = self._brought[s], self._shards[s]
         self._brought[s] = shard[: brought.numel()]
         return _PlainReader(shard, brought)
 
-    def finish(self, s: int) -> Tensor:
-        return self._shards[s]
+    def finish(self, s: int) -> Sent:
+        return Sent(self._shards[s])
 
     def room(self, s: int) -> Tensor | None:
         return self._shards[s]
@@ -104,8 +112,8 @@ class PlainShards:
     def taking(self, s: int) -> Reader:
         return _PlainReader(self._shards[s], None)
 
-    def passed_on(self, s: int, payload: Tensor) -> Tensor:
-        return self._shards[s]
+    def passed_on(self, s: int, payload: Tensor) -> Sent:
+        return Sent(self._shards[s])
 
     def _is_summed(self, s: int) -> bool:
         brought, shard = self._brought[s], self._shards[s]
@@ -165,20 +173,14 @@ class PackedShards:
     def size(self, s: int) -> int:
         return self._ahead(s) + self.wire.num_bytes(self._shards[s].numel())
 
-    def packed(self, s: int) -> Tensor:
-        payload = self._payload[: self.size(s)]
-        if s == self._last:
-            payload[:COUNT_BYTES] = self._count.view(torch.uint8)
-        self.wire.encode(self._shards[s], payload[self._ahead(s) :])
-        return payload
+    def packed(self, s: int) -> Sent:
+        return self._encoded(s, reads_back=False)
 
     def adding(self, s: int) -> Reader:
         return self._reader(s, self._scratch)
 
-    def finish(self, s: int) -> Tensor:
-        payload = self.packed(s)
-        self.taking(s)(payload, payload.numel())
-        return payload
+    def finish(self, s: int) -> Sent:
+        return self._encoded(s, reads_back=True)
 
     def room(self, s: int) -> Tensor | None:
         return None
@@ -186,8 +188,14 @@ class PackedShards:
     def taking(self, s: int) -> Reader:
         return self._reader(s, None)
 
-    def passed_on(self, s: int, payload: Tensor) -> Tensor:
-        return self._payload[: self.size(s)].copy_(payload)
+    def passed_on(self, s: int, payload: Tensor) -> Sent:
+        return Sent(self._payload[: self.size(s)].copy_(payload))
+
+    def _encoded(self, s: int, *, reads_back: bool) -> Sent:
+        payload, ahead = self._payload[: self.size(s)], self._ahead(s)
+        if ahead:
+            payload[:COUNT_BYTES] = self._count.view(torch.uint8)
+        return Sent(payload, Encoding(self.wire, self._shards[s], payload, ahead=ahead, reads_back=reads_back))
 
     def _reader(self, s: int, scratch: Tensor | None) -> _PackedReader:
         return _PackedReader(self.wire, self._shards[s], self._count if s == self._last else None, scratch)

@@ -23,6 +23,7 @@ from peer.gossip.effects import (
     Meanwhile,
     Reply,
     delivered,
+    make_all,
 )
 from peer.gossip.round import RoundReport, Timing, advance
 from peer.gossip.words import Word
@@ -204,6 +205,7 @@ class SimPeer(Accumulating):
                     self._unwanted.append((j, key))
 
     def _send(self, effect: Exchange, key: Key, lost: Mapping[int, str]) -> None:
+        make_all(effect)
         for j, vector in effect.send.items():
             if j in lost:
                 continue

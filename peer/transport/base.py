@@ -67,6 +67,10 @@ class ExchangeHandle(Protocol):
     def outcome(self) -> asyncio.Future[Outcome]:
         """Resolved exactly once; never raises, never cancelled by the transport."""
 
+    def made(self, num_bytes: int) -> None:
+        """So many bytes of `send`, from the first one, are there now and will not change, where `exchange` was told that it is still being
+        made. Nothing happens if the exchange is over."""
+
     def reply(self, send: Tensor) -> None:
         """The vector [k] of this end, where `exchange` was told that it comes later; it stays unchanged until the outcome is there. Nothing
         happens if the exchange is over. Once at most."""
@@ -169,10 +173,12 @@ class Transport(ABC):
         atomic: bool,
         arrived: Arrived | None = None,
         lent: Lent | None = None,
+        making: bool = False,
         replies: bool = False,
     ) -> ExchangeHandle:
         """Open exchange `key` with a peer: push `send` [k], fill `receive` [k'], both at once, float32 or uint8,
         contiguous on the CPU. The other end's payload must have the dtype and the size of `receive`, else it is CORRUPT.
+        making: `send` is still being made, and what is there of it goes as `ExchangeHandle.made` tells.
         replies: this end's vector is made from the other's, so it comes later, by `ExchangeHandle.reply`; `send` is None. Exchanges that
         are opened on the link before that may overtake it.
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from peer.transport.base import Arrived, ExchangeKey, Lent, LossReason, Outcome
 from peer.transport.codec import Assembly, DType, Head
+from peer.transport.outbox import release
 from peer.wire import gossip_pb2 as wire
 
 DTYPES: Final = {torch.float32: DType.FLOAT32, torch.uint8: DType.BYTES}
@@ -63,6 +64,7 @@ class Exchange:
         atomic: bool,
         arrived: Arrived | None = None,
         lent: Lent | None = None,
+        making: bool = False,
         replies: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -70,6 +72,8 @@ class Exchange:
         self.outcome: asyncio.Future[Outcome] = loop.create_future()
         self.payload: memoryview | None = None if send is None else byte_view(send)
         self.dtype = DType.FLOAT32 if send is None else DTYPES[send.dtype]
+        self._made: int | None = 0 if making else None  # bytes of it that are there; None: all
+        self._more: asyncio.Future[None] | None = None  # who writes it waits here for more
         self._link = link
         self._peer = peer
         self._inbound: Assembly | None = (
@@ -120,6 +124,18 @@ class Exchange:
     def whole(self) -> bool:
         """Nothing more is to come from the other end."""
         return self._inbound is None or self._inbound.whole
+
+    def made(self, num_bytes: int) -> None:
+        if self._made is not None and num_bytes > self._made:
+            self._made = num_bytes
+            release(self._more)
+
+    async def has(self, num_bytes: int) -> bool:
+        """Wait until so many bytes of `payload` are made; False if this exchange ended first."""
+        while self.live and self._made is not None and self._made < num_bytes:
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+        return self.live
 
     def written(self) -> None:
         """All of `payload` was handed to the carrier."""
@@ -184,6 +200,7 @@ class Exchange:
         if self._grace is not None:
             self._grace.cancel()
         self._link.ended(self)
+        release(self._more)
         if not self.outcome.done():
             self.outcome.set_result(Outcome(self._peer, lost, time.monotonic() - self._opened_at))
 

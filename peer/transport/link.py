@@ -244,6 +244,8 @@ class Link:
         if payload is None:
             return
         for offset, piece in pieces(payload):
+            if not await exchange.has(offset + len(piece)):
+                return
             head = encode_head(
                 exchange.key, self.session.tag_out, len(payload), offset, piece, bulk.check, exchange.dtype
             )

@@ -64,6 +64,9 @@ class Lost:
 
     outcome: asyncio.Future[Outcome]
 
+    def made(self, num_bytes: int) -> None:
+        """Nobody waits for it."""
+
     def reply(self, send: Tensor) -> None:
         """Nobody waits for it."""
 
@@ -144,12 +147,25 @@ class LinkedTransport(Transport):
         atomic: bool,
         arrived: Arrived | None = None,
         lent: Lent | None = None,
+        making: bool = False,
         replies: bool = False,
     ) -> ExchangeHandle:
         link = self._links.get(peer)
         if link is not None:
-            made = Exchange(link, peer, key, send, receive, atomic=atomic, arrived=arrived, lent=lent, replies=replies)
-            return link.open(made)
+            return link.open(
+                Exchange(
+                    link,
+                    peer,
+                    key,
+                    send,
+                    receive,
+                    atomic=atomic,
+                    arrived=arrived,
+                    lent=lent,
+                    making=making,
+                    replies=replies,
+                )
+            )
         for tensor in (send, receive):
             if tensor is not None:
                 byte_view(tensor)  # the same ValueError, linked or not

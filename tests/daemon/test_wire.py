@@ -14,6 +14,8 @@ from peer.gossip.wire_dtype import WireDtype
 from peer.sim.simulator import Simulation
 from peer.training.flat import FlatModel
 from peer.training.task import build_model, load_task
+from peer.transport.codec import FRAME_BYTES
+from peer.transport.exchange import Exchange
 from peer.transport.handshake import check_hello
 from tests.daemon.rig import Rig, config
 
@@ -156,3 +158,39 @@ async def test_formats_play_with_stragglers_and_words_over_grpc(algorithm: str, 
         )
     for peer in rig.peers:
         assert peer.player.num_inboxes <= 2
+
+
+@pytest.mark.parametrize(
+    ("over", "algorithm", "wire", "task"),
+    [
+        ("memory", "dpsgd", "fp16", "Wide16"),
+        pytest.param("grpc", "dpsgd", "bf16", "Wide16", marks=pytest.mark.slow),
+        pytest.param("memory", "dpsgd", "top-k:0.5", "Wide16", marks=pytest.mark.slow),
+        pytest.param("memory", "matcha", "int8", "Wide", marks=pytest.mark.slow),
+        pytest.param("memory", "ring-all-reduce", "bf16", "Wide", marks=pytest.mark.slow),
+    ],
+)
+async def test_a_vector_is_sent_while_it_is_encoded_with_the_same_bits_as_the_simulator(
+    over: str, algorithm: str, wire: str, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several frames: some are on their way before the last part of the vector is made."""
+    options = {"chunks": 1, "closing": "barrier", "peers": 2, "max_rounds": 3}
+    settings = config(task=f"tests.daemon.tasks:{task}", algorithm=algorithm, wire_dtype=wire, **options)
+    sent_before: dict[Exchange, int] = {}
+    early: list[bool] = []
+    made = Exchange.made
+
+    def seen(self: Exchange, num_bytes: int) -> None:
+        sent = self._link.traffic.bytes_sent  # type: ignore[attr-defined]
+        if self.payload is not None and num_bytes == len(self.payload):
+            early.append(sent - sent_before.get(self, sent) >= FRAME_BYTES)
+        sent_before.setdefault(self, sent)
+        made(self, num_bytes)
+
+    monkeypatch.setattr(Exchange, "made", seen)
+    rig = Rig(settings, over)
+    assert [summary.edges_lost for summary in await rig.run()] == [{}, {}]
+    simulated = Simulation(settings, exact=True)
+    simulated.run()
+    assert torch.equal(simulated.models(), torch.stack([peer.player.master.params for peer in rig.peers]))
+    assert any(early), "no frame left before the vector was whole"

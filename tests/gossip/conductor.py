@@ -15,7 +15,19 @@ from torch import Tensor
 from peer.gossip.algorithm import NO_OUTER_STEP, Algorithm, Central, Outer, PeerState, Score, Update
 from peer.gossip.compression import wire_format
 from peer.gossip.delivery import Delivery
-from peer.gossip.effects import Accumulate, Accumulated, Answer, Both, Effect, Either, Exchange, Gather, Inbox, Reply
+from peer.gossip.effects import (
+    Accumulate,
+    Accumulated,
+    Answer,
+    Both,
+    Effect,
+    Either,
+    Exchange,
+    Gather,
+    Inbox,
+    Reply,
+    make_all,
+)
 from peer.gossip.replicas import default_step
 from peer.gossip.round import advance
 from peer.gossip.wire_dtype import WireDtype
@@ -215,7 +227,10 @@ class _Stage:
         self._scores = scores
 
     def advance(self, i: int, answer: Answer | None) -> None:
-        self.steps[i] = advance(self._scores[i], answer)
+        self.steps[i] = step = advance(self._scores[i], answer)
+        effect = step.exchange if isinstance(step, Both) else step
+        if isinstance(effect, Exchange):
+            make_all(effect)
         phase, sent = self._sent(i)
         for j, vector in sent.items():
             assert (i, j, phase) not in self.mail

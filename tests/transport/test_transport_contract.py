@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,6 +93,71 @@ async def test_pieces_may_be_read_where_the_carrier_has_them(rig: Rig) -> None:
         assert lent_elements == 0
     else:
         assert lent_elements >= size - FRAME_BYTES // 4
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_a_vector_is_sent_as_far_as_it_is_made(rig: Rig, atomic: bool) -> None:
+    a, b = await rig.pair()
+    x, sent, inbox = torch.randn(BIG), torch.full((BIG,), torch.nan), torch.zeros(BIG)
+    made, come = 0, asyncio.Event()
+
+    def arrived(num_bytes: int) -> None:
+        assert num_bytes <= made
+        if num_bytes == made - made % FRAME_BYTES or num_bytes == 4 * BIG:
+            come.set()
+
+    received = b.transport.exchange(0, K(0, 0), None, inbox, atomic=atomic, arrived=arrived)
+    sending = a.transport.exchange(1, K(0, 0), sent, None, atomic=atomic, making=True)
+    for until in (FRAME_BYTES, 5 * FRAME_BYTES // 2, 4 * FRAME_BYTES + 4, 4 * BIG):
+        sent[made // 4 : until // 4] = x[made // 4 : until // 4]
+        made = until
+        sending.made(made)
+        async with asyncio.timeout(10):
+            await come.wait()
+        come.clear()
+    assert await ends(sending, received) == [None, None]
+    assert torch.equal(inbox, x)
+    sending.made(4 * BIG)  # nobody minds
+    assert await ends(a.open(1, K(1, 0), x, None), b.open(0, K(1, 0), None, inbox)) == [None, None]
+
+
+@pytest.mark.parametrize("made", [0, FRAME_BYTES, FRAME_BYTES + 400])
+@pytest.mark.parametrize("who", [0, 1])
+async def test_what_is_never_made_is_given_up_in_the_middle_and_the_next_goes_on(rig: Rig, who: int, made: int) -> None:
+    a, b = await rig.pair()
+    x, inbox, begun = torch.randn(BIG), torch.zeros(BIG), asyncio.Event()
+    received = b.transport.exchange(0, K(0, 0), None, inbox, atomic=True, arrived=lambda num_bytes: begun.set())
+    sending = a.transport.exchange(1, K(0, 0), x, None, atomic=True, making=True)
+    following = a.open(1, K(1, 0), x, None), b.open(0, K(1, 0), None, torch.zeros(BIG))
+    sending.made(made)
+    if made:
+        async with asyncio.timeout(10):
+            await begun.wait()
+    (sending, received)[who].give_up()
+    expected = [LossReason.DEADLINE, LossReason.DECLINED]
+    assert await ends(sending, received) == (expected if who == 0 else expected[::-1])
+    assert await ends(*following) == [None, None]
+
+
+async def test_what_is_never_made_does_not_keep_a_vector_or_a_transport(rig: Rig) -> None:
+    a, b = await rig.pair()
+    x = torch.randn(9)
+    held = weakref.ref(memory := np.zeros(BIG, np.float32))
+    b.open(0, K(0, 0), None, torch.zeros(BIG))
+    sending = a.transport.exchange(1, K(0, 0), torch.from_numpy(memory), None, atomic=True, making=True)
+    del memory
+    sending.give_up()
+    assert await ends(sending, a.open(1, K(1, 0), x, None), b.open(0, K(1, 0), None, x.clone())) == [
+        LossReason.DEADLINE,
+        None,
+        None,
+    ]
+    del sending
+    gc.collect()
+    assert held() is None
+    a.transport.exchange(1, K(2, 0), torch.zeros(BIG), None, atomic=True, making=True)
+    async with asyncio.timeout(10):
+        await a.transport.stop()
 
 
 @pytest.mark.parametrize("atomic", [True, False])

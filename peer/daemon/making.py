@@ -1,0 +1,59 @@
+"""Vectors that are made while their beginning is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from peer.gossip.effects import Exchange, Maker
+from peer.transport.base import ExchangeHandle, LossReason
+
+
+class OffLoop(Protocol):
+    """Does work where it does not hold up the event loop."""
+
+    def __call__(self, work: Callable[[], int]) -> Awaitable[int]: ...
+
+
+class Making:
+    """Lets each maker of an exchange make one part in turn, off the event loop, until its vector is whole or nobody takes it any more, and
+    tells those who send it."""
+
+    def __init__(self, effect: Exchange, handles: Mapping[int, ExchangeHandle], off_loop: OffLoop) -> None:
+        self._off_loop = off_loop
+        self._handles = handles
+        self._peers: dict[Maker, list[int]] = {}
+        for peer in handles.keys() & effect.make.keys():
+            self._peers.setdefault(effect.make[peer], []).append(peer)
+        self._send = effect.send
+        self._at_work = asyncio.create_task(self._work(), name="make what is sent")
+
+    async def finish(self) -> None:
+        """All exchanges are over: wait for the part that is being made. Raises what a maker raised."""
+        await self._at_work
+
+    def abandon(self) -> None:
+        """Nobody will ask for it any more; a part that is on a thread is made."""
+        self._at_work.cancel()
+
+    async def _work(self) -> None:
+        unfinished = dict(self._peers)
+        try:
+            while unfinished:
+                for make, peers in list(unfinished.items()):
+                    if await self._is_done(make, peers):
+                        del unfinished[make]
+        except Exception:
+            for handle in self._handles.values():  # else they would wait for the rest until their deadline
+                handle.give_up(LossReason.LEFT)
+            raise
+
+    async def _is_done(self, make: Maker, peers: list[int]) -> bool:
+        """After one part more."""
+        if all(self._handles[peer].outcome.done() for peer in peers):
+            return True
+        made = await self._off_loop(make)
+        for peer in peers:
+            self._handles[peer].made(made * self._send[peer].element_size())
+        return made == self._send[peers[0]].numel()
