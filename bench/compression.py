@@ -1,11 +1,13 @@
 """What `--wire-dtype` gains on a slow link: time to a target loss, bytes and accuracy for each format, in virtual time.
 
     python bench/compression.py [--seeds 3] [--lr 0.3] [--target-loss 0.1] [--partition iid] [--out bench/results/compression.json]
+    python bench/compression.py --only-large
 
 Eight peers train the digits MLP with real gradients over the network of bench/scenarios/20mbit.toml; a chunk takes 2 ms, so a round
 computes for 16 ms and sends two vectors of 204 kB, or a ring's 14 shards of 26 kB. Medians over seeds. Then, without training, how long
-rounds of a model of 25 million parameters last over 1 Gbit/s, and what encoding and decoding it costs one processor, which virtual time
-does not count. Last, how fast random vectors agree by CHOCO-SGD with top-k, by graph and --consensus-step.
+rounds of a model of 25 million parameters last over 1 Gbit/s, and what encoding, decoding and D-PSGD's mixing with two neighbours
+(decoding included) cost one processor, which virtual time does not count; with --only-large that alone, and nothing is kept. Last, how
+fast random vectors agree by CHOCO-SGD with top-k, by graph and --consensus-step.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ import numpy as np
 import torch
 
 from peer.config import validated
+from peer.gossip.algorithm import PeerState
 from peer.gossip.compression import WireFormat, pieces, wire_format
+from peer.gossip.effects import delivered, make_all
+from peer.gossip.mixing import make_mixing
 from peer.gossip.wire_dtype import WireDtype
 from peer.sim.play import simulate
-from topology import FixedSchedule, build
+from topology import FixedSchedule, RoundPlan, build
 
 FORMATS = {
     "dpsgd": ("fp32", "bf16", "fp16", "int8", "top-k:0.25", "top-k:0.1", "top-k:0.01"),
@@ -112,6 +117,31 @@ def coding_seconds(wire: WireFormat, vector: torch.Tensor) -> tuple[float, float
     return min(t for t, _ in times), min(t for _, t in times)
 
 
+def mixing_seconds(wire: WireFormat, vector: torch.Tensor) -> float:
+    """Processor seconds (one thread, least of three) to mix vector [d] with what two neighbours sent, once it is known that both count."""
+    state = PeerState(0, 3, vector.clone(), PlainSGD(), batch_size=1, weighting="peers", wire=wire, consensus_step=0.1)
+    mixing, plan, times = make_mixing(state), RoundPlan(0, 0, (1, 2), (0.3, 0.3), 0.4), []
+    for _ in range(3):
+        exchange = mixing.exchange(plan)
+        make_all(exchange)
+        inbox = delivered(exchange, {j: sent.clone() for j, sent in exchange.send.items()}, {})
+        began = time.process_time()
+        mixed = mixing.mix_(plan, inbox)
+        times.append(time.process_time() - began)
+        assert not mixed.lost
+    return min(times)
+
+
+class PlainSGD:
+    """Not used: nothing is trained."""
+
+    def step(self, gradient: torch.Tensor, samples_clock: int, scale: float = 1.0) -> None:
+        raise AssertionError
+
+    def learning_rate(self, samples_clock: int) -> float:
+        raise AssertionError
+
+
 def large_model() -> list[dict[str, Any]]:
     """One row a format: seconds of a round by algorithm, and of coding."""
     torch.set_num_threads(1)
@@ -122,20 +152,24 @@ def large_model() -> list[dict[str, Any]]:
         rounds = {
             algorithm: round_seconds(algorithm, wire) for algorithm, formats in FORMATS.items() if wire in formats
         }
-        rows.append({"wire_dtype": wire, "round_seconds": rounds, "encoding": encoding, "decoding": decoding})
+        mixing = mixing_seconds(wire_format(WireDtype.parse(wire)), vector)
+        row = {"wire_dtype": wire, "round_seconds": rounds, "encoding": encoding, "decoding": decoding}
+        rows.append({**row, "mixing": mixing})
     return rows
 
 
 def large_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| format | s a round, dpsgd | s a round, ring-all-reduce | encode s | decode s |",
-        "|---|---|---|---|---|",
+        "| format | s a round, dpsgd | s a round, ring-all-reduce | encode s | decode s | mix two s |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         ring = row["round_seconds"].get("ring-all-reduce")
         told = "refused" if ring is None else f"{ring:.2f}"
         coding = " - | - " if row["wire_dtype"] == "fp32" else f" {row['encoding']:.3f} | {row['decoding']:.3f} "
-        lines.append(f"| {row['wire_dtype']} | {row['round_seconds']['dpsgd']:.2f} | {told} |{coding}|")
+        lines.append(
+            f"| {row['wire_dtype']} | {row['round_seconds']['dpsgd']:.2f} | {told} |{coding}| {row['mixing']:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -176,7 +210,11 @@ def main() -> None:
     parser.add_argument("--target-loss", type=float, default=0.1)
     parser.add_argument("--partition", default="iid")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "compression.json")
+    parser.add_argument("--only-large", action="store_true")
     a = parser.parse_args()
+    if a.only_large:
+        print(large_table(large_model()))
+        return
     settings: dict[str, Any] = {
         "peers": 8,
         "chunk_seconds": 0.002,

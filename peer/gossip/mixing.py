@@ -141,11 +141,11 @@ class ReplicaMixing:
         lost, squares, num_received = dict(inbox.lost), 0.0, 0
         weights = dict(zip(plan.neighbors, plan.weights, strict=True))
         for j in sorted(inbox.vectors):
-            why = self._replicas.commit(j, inbox.vectors[j])
+            why = self._replicas.check(j, inbox.vectors[j])
             if why is not None:
                 lost[j] = why
                 continue
-            squares += self._replicas.pull_(j, self._x, self._gamma * weights[j])
+            squares += self._replicas.commit_(j, inbox.vectors[j], self._x, self._gamma * weights[j])
             num_received += 1
         return Mixed(lost, num_received, math.sqrt(squares / num_received) if num_received else None)
 

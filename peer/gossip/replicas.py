@@ -81,8 +81,8 @@ class Replicas:
         """Is to be given the payload of peer j, of the round of the latest `difference`, as it comes."""
         return self._edges[j].look
 
-    def commit(self, j: int, theirs: Tensor) -> str | None:
-        """Take both payloads of this round into the replicas. Returns None, or why the edge starts again from zeros."""
+    def check(self, j: int, theirs: Tensor) -> str | None:
+        """Whether both payloads of this round can be taken into the replicas: None, or why the edge starts again from zeros."""
         edge = self._edges[j]
         if not torch.equal(edge.payload[:STAMP_BYTES], theirs[:STAMP_BYTES]):
             edge.restart()
@@ -90,11 +90,21 @@ class Replicas:
         if not (edge.encoding.sound and edge.look.sound):
             edge.restart()
             return "corrupt"
-        for replica, payload in (edge.mine, edge.payload[STAMP_BYTES:]), (edge.theirs, theirs[STAMP_BYTES:]):
-            for start, stop in pieces(replica.numel()):
-                replica[start:stop].add_(self._wire.piece(payload, start, self._scratch[: stop - start]))
-        edge.stamp = (edge.stamp + 1) % (1 << 64)
         return None
+
+    def commit_(self, j: int, theirs: Tensor, x: Tensor, weight: float) -> float:
+        """Take both payloads, which passed `check`, into the replicas, then x <- x + weight (theirs - mine), [d], all in one pass through
+        memory. Returns ||theirs - mine||^2."""
+        edge, wire, squares = self._edges[j], self._wire, 0.0
+        for start, stop in pieces(x.numel()):
+            scratch, pair = self._scratch[: stop - start], (edge.mine[start:stop], edge.theirs[start:stop])
+            for replica, payload in zip(pair, (edge.payload, theirs), strict=True):
+                replica.add_(wire.piece(payload[STAMP_BYTES:], start, scratch))
+            between = torch.sub(pair[1], pair[0], out=scratch)
+            squares += float(torch.dot(between, between))
+            x[start:stop].add_(between, alpha=weight)
+        edge.stamp = (edge.stamp + 1) % (1 << 64)
+        return squares
 
     def _new_edge(self, x: Tensor) -> _Edge:
         payload = torch.empty(STAMP_BYTES + self._wire.num_bytes(x.numel()), dtype=torch.uint8)
@@ -104,15 +114,6 @@ class Replicas:
     def _of_round(self, x: Tensor, mine: Tensor, payload: Tensor) -> tuple[Encoding, Inspector]:
         encoding = Encoding(self._wire, x, payload, ahead=STAMP_BYTES, minus=mine, checks=True)
         return encoding, Inspector(self._wire, x.numel(), ahead=STAMP_BYTES)
-
-    def pull_(self, j: int, x: Tensor, weight: float) -> float:
-        """x <- x + weight (theirs - mine), [d]. Returns ||theirs - mine||^2."""
-        edge, squares = self._edges[j], 0.0
-        for start, stop in pieces(x.numel()):
-            between = torch.sub(edge.theirs[start:stop], edge.mine[start:stop], out=self._scratch[: stop - start])
-            squares += float(torch.dot(between, between))
-            x[start:stop].add_(between, alpha=weight)
-        return squares
 
 
 def _bytes(stamp: int) -> Tensor:
