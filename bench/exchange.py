@@ -4,7 +4,8 @@
 
     one-way       a vector from one process to another              both-ways     two processes exchange theirs
     all-reduce-N  the sum of N processes' vectors, in all of them    gossip-8      a ring of 8, everybody with both neighbours (D-PSGD)
-    word          a control word and its answer (raw: 64 bytes)     soak          a thousand exchanges both ways of 10 MB: is memory flat?
+    word          a control word and its answer (raw and plain gRPC: 64 bytes back and forth)
+    soak          a thousand exchanges both ways of 10 MB: is memory flat?
 
 Contenders take turns within every repetition; times are medians, from the moment all members begin to the end of the last, per exchange
 (small ones are repeated within a repetition). raw: sendall and recv_into of whole preallocated vectors over loopback, a thread per
@@ -34,6 +35,7 @@ import numpy as np
 from crew import Crew, Measured, Order
 from kept import commit
 from movers import gloo_main, ours_main, raw_main
+from plain_grpc import words_main
 
 from peer.cluster.forkserver import start_early
 from peer.transport.codec import FRAME_BYTES
@@ -108,11 +110,15 @@ def crews_of(measure: str, planes: list[str]) -> dict[str, Callable[[], Crew]]:
     def ours(plane: str, size: int) -> Callable[[], Crew]:
         return lambda: Crew(f"{plane} {size}", size, ours_main, plane)
 
+    def plain(kind: str) -> Callable[[], Crew]:
+        return lambda: Crew(f"plain gRPC {kind}", 2, words_main, kind)
+
     pair = measure in ("one-way", "both-ways", "word", "soak")
     size = 2 if pair else int(measure.rpartition("-")[2])
     starts: dict[str, Callable[[], Crew]] = {}
     if measure == "word":
         starts["raw default"] = raw("default")
+        starts |= {f"plain gRPC {kind}": plain(kind) for kind in ("unary", "stream")}
     if measure in ("one-way", "both-ways"):
         starts |= {f"raw {kind}": raw(kind) for kind in ("default", "cubic", "unix")}
     if measure not in ("word", "gossip-8", "soak"):
@@ -272,7 +278,7 @@ def goals_of(medians: Medians) -> list[list[str]]:
                 part = found[plane]["peak"] / planned_bytes(measure, GOAL_SIZE)
                 row(f"{measure}, 100 MB, {plane}: memory of the plan", "<= 1.10", part, part <= MEMORY_GOAL)
     for plane, one in medians.get("word", {}).get(0, {}).items():
-        if plane == "raw default":
+        if plane not in ("grpc", "direct"):
             continue
         seconds = one["extra"]["median round trip"]
         row(f"control word and answer, {plane}, ms", "< 0.3", seconds * 1e3, seconds < WORD_GOAL_SECONDS)
