@@ -22,6 +22,7 @@ from crew import Order, Post, Vectors, run_on_uvloop, serve_blocking, serve_on_l
 from torch import Tensor
 
 from peer.daemon.taken import Taken
+from peer.daemon.worker import INLINE
 from peer.gossip.algorithm import PeerState, ScheduleOptions, Update
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.digest import Digest
@@ -33,9 +34,6 @@ from peer.transport.grpc import GrpcOptions, GrpcTransport
 from peer.transport.handshake import DataPlane
 from peer.wire import gossip_pb2 as wire
 from topology import build
-
-INLINE = 1 << 18
-"""As in peer/daemon/player.py: elements up to which the loop does the mathematics itself."""
 
 WORDS = 300
 RAW_WORD = bytes(64)
