@@ -45,9 +45,7 @@ def make_computer(config: Config, peer: int, task: Task, data: Dataset[Any]) -> 
     model = FlatModel(build_model(task, config.seed))
     if trainer_kind(config, peer, model.layout.dim) == "process":
         try:
-            model = FlatModel(
-                model.module, memory=shared_memory
-            )  # the vector that it had is given back before the fork
+            model = FlatModel(model.module, memory=shared_memory)  # gives back the vector that it had
             return _process(config, task, model, data), "process"
         except (OSError, ComputerDied, ComputerFailed) as error:
             if config.trainer == "process":

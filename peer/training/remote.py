@@ -67,7 +67,8 @@ class ComputerProcess:
 
     computer, model: the computer and its model, made with `FlatModel(module, memory=shared_memory)`. Forks at once, so make it before
     threads are started. Its methods are called by one thread, `close` by any. first: indices of a chunk to be computed and forgotten at
-    once, so that torch's first-call costs are paid before the run begins. Raises ValueError if the model is not on the CPU.
+    once, so that torch's first-call costs are paid before the run begins. Raises ValueError if the model is not on the CPU, and OSError if
+    memory or processes run out.
     """
 
     def __init__(self, computer: ChunkComputer, model: FlatModel, first: Indices | None = None) -> None:
@@ -77,7 +78,12 @@ class ComputerProcess:
         self._loaded = False
         self._socket, theirs = socket.socketpair()
         daemon = os.getpid()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
         if self.pid == 0:
             _serve(computer, theirs, daemon, first)
         theirs.close()

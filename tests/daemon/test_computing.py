@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,11 @@ def test_what_it_comes_to(told: Config, peer: int, size: int, kind: str) -> None
     assert trainer_kind(told, peer, size) == kind
 
 
+def test_the_documented_size_is_the_one_that_counts() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    assert f"at least {PROCESS_FROM:,} elements ({4 * PROCESS_FROM / 1e6:g} MB" in document
+
+
 @pytest.mark.usefixtures("alone")
 def test_another_system_has_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
@@ -81,14 +87,14 @@ def test_nothing_is_forked_from_what_would_not_survive_it(
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("what", ["shared_memory", "ComputerProcess"])
+@pytest.mark.parametrize("what", ["peer.daemon.computing.shared_memory", "os.fork"])
 def test_where_memory_or_processes_run_out_a_thread_computes(
     what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def none_left(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(computing, what, none_left)
+    monkeypatch.setattr(what, none_left)
     task = Large()
     computer, kind = make_computer(AUTO, WORKER, task, task.train_data())
     assert (type(computer), kind) == (ChunkComputer, "thread")
