@@ -1,13 +1,14 @@
-"""What exchange costs training: throughput of two peers' trainers beside 100 MB both ways, with the trainer in a thread or a process, and
+"""What exchange costs training: throughput of two peers' trainers beside vectors both ways, with the trainer in a thread or a process, and
 the vectors over gRPC or a socket beside it.
 
-    python bench/undisturbed.py [--seconds 6] [--repeats 3] [--megabytes 100] [--out bench/results/undisturbed.json]
+    python bench/undisturbed.py [--seconds 6] [--repeats 3] [--sizes 1 10 100] [--out bench/results/undisturbed.json]
 
 Two peers on this machine, one torch thread each: the product's Trainer, transport and allocator settings, each in a forked process with a
 uvloop, as `grapevine up` runs them. The trainer computes chunks of a digits CNN of about 25 ms or of the digits MLP of about 1 ms, sized at
 the start, and never stops; beside it a vector is exchanged both ways, atomically, 1.3 times a second or back to back. The reference is the
 same trainer in the same processes without any exchange; the three take turns, and the medians of the repeats are compared. Lag: how late
-the event loop woke up at worst. The vector is not the model's own, so that both models move the same bytes.
+the event loop woke up at worst. The vector is not the model's own, so that both models move the same bytes: --sizes says how many MB, by
+default 100. Back to back as many bytes are moved whatever the size: --back-to-back vectors of 100 MB, or more smaller ones.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from peer.transport.handshake import DataPlane
 from peer.wire import gossip_pb2 as wire
 
 TASKS = {"CNN": ("digits-cnn", 0.025), "MLP": ("digits", 0.001)}
+PLANES, TRAINERS = ("grpc", "direct"), ("thread", "process")
 EXCHANGE_WITHIN = 30.0
 
 
@@ -116,6 +118,7 @@ def peer(
     where: str,
     plane: str,
     samples: int,
+    megabytes: float,
     a: argparse.Namespace,
     told: Connection,
 ) -> None:
@@ -134,12 +137,18 @@ def peer(
         0.0,
         lambda event: None,
     )
-    told.send(run_loop(beside(number, ports, plane, trainer, model.vector, a)))
+    told.send(run_loop(beside(number, ports, plane, trainer, model.vector, megabytes, a)))
     trainer.stop(10.0)
 
 
 async def beside(
-    number: int, ports: list[int], plane: str, trainer: Trainer, params: Tensor, a: argparse.Namespace
+    number: int,
+    ports: list[int],
+    plane: str,
+    trainer: Trainer,
+    params: Tensor,
+    megabytes: float,
+    a: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Every load in turn, `repeats` times: samples and exchanges a second, and the longest lag."""
     observed = Observed()
@@ -153,7 +162,7 @@ async def beside(
     transport.connect({1: f"127.0.0.1:{ports[1]}"} if number == 0 else {})
     async with asyncio.timeout(30):
         await observed.linked.wait()
-    ours, theirs = torch.ones(a.megabytes * 250_000), torch.empty(a.megabytes * 250_000)
+    ours, theirs = torch.ones(round(megabytes * 250_000)), torch.empty(round(megabytes * 250_000))
     rounds = itertools.count()
 
     async def exchange() -> None:
@@ -167,7 +176,7 @@ async def beside(
     trainer.open(0, params, threading.Lock())
     measured = []
     for _ in range(a.repeats):
-        for load, (exchanges, every) in loads(a).items():
+        for load, (exchanges, every) in loads(megabytes, a).items():
             await exchange()  # both begin together
             found = await window(trainer, exchange, exchanges, every, a.seconds)
             measured.append({"load": load, **found})
@@ -176,9 +185,13 @@ async def beside(
     return measured
 
 
-def loads(a: argparse.Namespace) -> dict[str, tuple[int, float]]:
+LOADS = ("alone", "1.3 a second", "back to back")
+
+
+def loads(megabytes: float, a: argparse.Namespace) -> dict[str, tuple[int, float]]:
     """By name: how many exchanges, and seconds from the start of one to that of the next."""
-    return {"alone": (0, 0.0), "1.3 a second": (round(1.3 * a.seconds), 1 / 1.3), "back to back": (a.back_to_back, 0.0)}
+    back_to_back = round(a.back_to_back * 100 / megabytes)
+    return dict(zip(LOADS, ((0, 0.0), (round(1.3 * a.seconds), 1 / 1.3), (back_to_back, 0.0)), strict=True))
 
 
 async def window(
@@ -212,8 +225,8 @@ class Lag:
             self.worst = max(self.worst, loop.time() - due)
 
 
-def measure(kind: str, where: str, plane: str, samples: int, a: argparse.Namespace) -> dict[str, Any]:
-    """Both peers with this task and this kind of trainer."""
+def measure(kind: str, where: str, plane: str, samples: int, megabytes: float, a: argparse.Namespace) -> dict[str, Any]:
+    """Both peers with this task, this kind of trainer and vectors of this size."""
     with socket.socket() as one, socket.socket() as other:
         for free in (one, other):
             free.bind(("127.0.0.1", 0))
@@ -221,8 +234,10 @@ def measure(kind: str, where: str, plane: str, samples: int, a: argparse.Namespa
     started = time.monotonic()
     pipes = [context().Pipe(duplex=False) for _ in range(2)]
     peers = [
-        context().Process(target=peer, args=(number, ports, TASKS[kind][0], where, plane, samples, a, pipes[number][1]))
-        for number in range(2)
+        context().Process(
+            target=peer, args=(i, ports, TASKS[kind][0], where, plane, samples, megabytes, a, pipes[i][1])
+        )
+        for i in range(2)
     ]
     for process in peers:
         process.start()
@@ -231,28 +246,41 @@ def measure(kind: str, where: str, plane: str, samples: int, a: argparse.Namespa
         process.join(20)
         process.kill()
     found: dict[str, Any] = {"samples": samples, "took": time.monotonic() - started}
-    for load in loads(a):
+    for load in LOADS:
         rows = [row for each in told for row in each if row["load"] == load]
         for name in ("samples_per_second", "exchanges_per_second", "lag_seconds"):
             pick = max if name == "lag_seconds" else statistics.median
             found[f"{load} {name}"] = pick(row[name] for row in rows)
-    shown = {load: found[f"{load} samples_per_second"] / found["alone samples_per_second"] for load in loads(a)}
-    print(kind, where, plane, f"{1e3 * samples / found['alone samples_per_second']:.1f} ms a chunk", shown, flush=True)
+    shown = {load: found[f"{load} samples_per_second"] / found["alone samples_per_second"] for load in LOADS}
+    print(
+        kind,
+        where,
+        plane,
+        f"{megabytes:g} MB, {1e3 * samples / found['alone samples_per_second']:.1f} ms a chunk",
+        shown,
+        flush=True,
+    )
     return found
 
 
-def table(runs: dict[str, dict[str, Any]], a: argparse.Namespace) -> str:
-    """Markdown."""
+def key_of(kind: str, where: str, plane: str, megabytes: float) -> str:
+    return f"{kind}, {where}, {plane}, {megabytes:g} MB"
+
+
+def table(runs: dict[str, dict[str, Any]], megabytes: float) -> str:
+    """Markdown, of the runs with vectors of this size."""
     lines = [
-        "| model, trainer, data plane | chunk | 1.3 exchanges a second | back to back | exchanges a second then | longest lag |",
+        f"| vectors of {megabytes:g} MB: model, trainer, data plane | chunk | 1.3 exchanges a second | back to back "
+        "| exchanges a second then | longest lag |",
         "|---|---|---|---|---|---|",
     ]
-    for key, run in runs.items():
+    for kind, plane, where in itertools.product(TASKS, PLANES, TRAINERS):
+        run = runs[key_of(kind, where, plane, megabytes)]
         alone = run["alone samples_per_second"]
         lines.append(
-            f"| {key} | {1e3 * run['samples'] / alone:.1f} ms | {run['1.3 a second samples_per_second'] / alone:.2f} "
+            f"| {kind}, {where}, {plane} | {1e3 * run['samples'] / alone:.1f} ms | {run['1.3 a second samples_per_second'] / alone:.2f} "
             f"| {run['back to back samples_per_second'] / alone:.2f} | {run['back to back exchanges_per_second']:.1f} "
-            f"| {1e3 * max(run[f'{load} lag_seconds'] for load in loads(a)):.0f} ms |"
+            f"| {1e3 * max(run[f'{load} lag_seconds'] for load in LOADS):.0f} ms |"
         )
     return "\n".join(lines)
 
@@ -261,19 +289,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--megabytes", type=int, default=100)
-    parser.add_argument("--back-to-back", type=int, default=20)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[100.0], help="of the vectors, in MB")
+    parser.add_argument(
+        "--back-to-back", type=int, default=20, help="exchanges of 100 MB, and so many bytes of other sizes"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/undisturbed.json"))
     a = parser.parse_args()
-    names = ("seconds", "repeats", "megabytes", "back_to_back")
-    kept = Kept(a.out, {name: getattr(a, name) for name in names})
+    kept = Kept(a.out, {name: getattr(a, name) for name in ("seconds", "repeats", "back_to_back")})
     for kind, (name, seconds) in TASKS.items():
         samples = chunk_samples(name, seconds)
-        for plane, where in itertools.product(("grpc", "direct"), ("thread", "process")):
-            key = f"{kind}, {where}, {plane}"
+        for megabytes, plane, where in itertools.product(a.sizes, PLANES, TRAINERS):
+            key = key_of(kind, where, plane, megabytes)
             if key not in kept.runs:
-                kept.add(key, measure(kind, where, plane, samples, a))
-    print(table(kept.runs, a))
+                kept.add(key, measure(kind, where, plane, samples, megabytes, a))
+    print("\n\n".join(table(kept.runs, megabytes) for megabytes in a.sizes))
 
 
 if __name__ == "__main__":

@@ -185,9 +185,10 @@ class Config(BaseModel):
         "iid", description="How the data is dealt to peers [alike]"
     )
     alpha: float = Field(0.5, gt=0, description="dirichlet: less is more uneven [alike]")
-    trainer: Literal["thread", "process"] = Field(
-        "thread",
-        description="Where chunks are computed: beside the daemon in its process, or in one of its own (on the CPU)",
+    trainer: Literal["auto", "thread", "process"] = Field(
+        "auto",
+        description="Where chunks are computed: in a thread of the daemon, in a process of their own (on the CPU), or auto: in a process "
+        "where the model is large and it can be had",
     )
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="What chunks are computed on; vectors are mixed and sent by the CPU"

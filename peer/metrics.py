@@ -112,6 +112,7 @@ RUN = _info(
     {
         "peers": "number of peers",
         **{name: f"--{name.replace('_', '-')}" for name in OPTIONS},
+        "trainer": "thread or process: what --trainer came to",
     },
 )
 STATE = _gauge(

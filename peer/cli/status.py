@@ -41,6 +41,8 @@ def _facts(reply: StatusReply) -> Table:
     table.add_row(
         "training", f"{reply.algorithm} on {reply.topology}, task {reply.task}, model {reply.fingerprint[:12]}"
     )
+    if reply.trainer:
+        table.add_row("trainer", f"in a {reply.trainer} of its own")
     reasons = by_reason(reply.rounds_by_reason)
     table.add_row("round", f"{reply.round}, of which closed {reasons}" if reasons else str(reply.round))
     table.add_row(

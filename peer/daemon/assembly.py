@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -26,15 +25,15 @@ from peer.assembly import (
     nominal_chunk_seconds,
 )
 from peer.config import Config, ConfigError, alike, flag
+from peer.daemon.computing import TrainerKind, first_chunk, make_computer, model_to_compute_with
 from peer.gossip.algorithm import Algorithm
 from peer.gossip.closing import ClosingPolicy
 from peer.scenario import Scenario
 from peer.training.chunk import ChunkComputer
-from peer.training.data import Indices, SampleStream
+from peer.training.data import SampleStream
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
-from peer.training.remote import ComputerProcess, shared_memory
-from peer.training.task import Task, build_model, load_task, num_samples
+from peer.training.task import Task, load_task
 from peer.training.trainer import ChunkEvent, Computer, Trainer
 from peer.transport.base import Identity
 from topology import Schedule
@@ -42,7 +41,7 @@ from topology import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a peer is made of, before it has a transport."""
+    """What a peer is made of, before it has a transport. trainer_kind: what `--trainer` came to."""
 
     task: Task
     schedule: Schedule
@@ -50,6 +49,7 @@ class Parts:
     algorithm: Algorithm
     closing: ClosingPolicy
     trainer: Trainer
+    trainer_kind: TrainerKind
     fingerprint: str
     identity: Identity
 
@@ -70,40 +70,53 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
     task = load_task(config.task)
     scenario = make_real_scenario(config)
     schedule = make_schedule(config)
-    master = make_model(config, task)
-    fingerprint = master.layout.fingerprint()
-    return Parts(
-        task=task,
-        schedule=schedule,
-        scenario=scenario,
-        algorithm=make_algorithm(config, peer, master.vector, make_optimizer(config, task, master, master.vector)),
-        closing=make_policy(config, peer),
-        trainer=_trainer(config, peer, task, master, scenario, notify),
-        fingerprint=fingerprint,
-        identity=identity(config, peer, schedule, fingerprint),
-    )
+    data = task.train_data()
+    computer, trainer_kind = make_computer(config, peer, task, data)  # first, as it may fork
+    try:
+        master = make_model(config, task)
+        fingerprint = master.layout.fingerprint()
+        return Parts(
+            task=task,
+            schedule=schedule,
+            scenario=scenario,
+            algorithm=make_algorithm(config, peer, master.vector, make_optimizer(config, task, master, master.vector)),
+            closing=make_policy(config, peer),
+            trainer=_trainer(config, peer, task, data, computer, master, scenario, notify),
+            trainer_kind=trainer_kind,
+            fingerprint=fingerprint,
+            identity=identity(config, peer, schedule, fingerprint),
+        )
+    except BaseException:
+        computer.close()
+        raise
 
 
 def warm_up(config: Config, parts: Parts) -> None:
     """Compute one chunk and one optimizer step on throw-away copies, so that torch's first-call costs are paid before the run
-    begins. Changes nothing."""
-    model = _model_to_compute_with(config, parts.task)
-    data = parts.task.train_data()
-    computer = ChunkComputer(parts.task, model, data)
+    begins. Changes nothing. A computer in a process of its own has its own first chunk, and the data are its alone."""
+    model = model_to_compute_with(config, parts.task)
     with suppress(Exception):  # a task that fails is reported by its first real chunk
-        chunk = computer.compute(_first(config, data))
-        MasterOptimizer(parts.task, model.layout, model.vector.cpu(), config.optimizer, config.lr).step(
-            chunk.gradient, 0
-        )
+        if parts.trainer_kind == "process":
+            gradient = torch.zeros_like(model.vector)
+        else:
+            data = parts.task.train_data()
+            gradient = ChunkComputer(parts.task, model, data).compute(first_chunk(config, data)).gradient
+        MasterOptimizer(parts.task, model.layout, model.vector.cpu(), config.optimizer, config.lr).step(gradient, 0)
 
 
 def _trainer(
-    config: Config, peer: int, task: Task, master: FlatModel, scenario: Scenario, notify: Callable[[ChunkEvent], None]
+    config: Config,
+    peer: int,
+    task: Task,
+    data: Dataset[Any],
+    computer: Computer,
+    master: FlatModel,
+    scenario: Scenario,
+    notify: Callable[[ChunkEvent], None],
 ) -> Trainer:
-    data = task.train_data()
     shares = make_shares(config, task, data)
     return Trainer(
-        _computer(config, task, data),
+        computer,
         SampleStream(shares[peer], config.seed, peer, config.chunk_samples),
         make_accumulator(config, master.vector, partial(make_optimizer, config, task, master)),
         make_stragglers(config, scenario).for_peer(peer),
@@ -112,26 +125,9 @@ def _trainer(
     )
 
 
-def _computer(config: Config, task: Task, data: Dataset[Any]) -> Computer:
-    if config.trainer == "thread":
-        return ChunkComputer(task, _model_to_compute_with(config, task), data)
-    model = FlatModel(build_model(task, config.seed), memory=shared_memory)
-    return ComputerProcess(ChunkComputer(task, model, data), model, _first(config, data))
-
-
-def _model_to_compute_with(config: Config, task: Task) -> FlatModel:
-    """A copy of the model on the device that computes chunks; the master stays on the CPU."""
-    return FlatModel(build_model(task, config.seed).to(config.device))
-
-
 def _check_device(config: Config) -> None:
     """Raises ConfigError: what was asked for is not quietly computed elsewhere."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"--device: torch {torch.__version__} finds no CUDA device here; use cpu, or torch's CUDA build on a machine with a GPU"
         )
-
-
-def _first(config: Config, data: Dataset[Any]) -> Indices:
-    """A chunk to warm up with."""
-    return np.arange(min(config.chunk_samples, num_samples(data)))

@@ -77,7 +77,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._parts: Parts = assemble(config, peer, notify=self._from_trainer)
         self.metrics = PeerMetrics(config.run, peer, self._parts.identity.settings)
-        self.metrics.ask(identity(config))
+        self.metrics.ask(identity(config, self._parts.trainer_kind))
         self._lag = LoopLag(self.metrics.lag)
         self._evaluation: Evaluation | None = None
         self.watch = Watch(peer, config, self._parts.schedule, self._digest)
@@ -394,8 +394,10 @@ class Peer:
             self._transport.traffic(),
             self.player.ledger.lost_by_neighbor,
         )
-        fingerprint, port = self._parts.fingerprint, self.bound.metrics_port
-        return status_reply(self.config, self.summary(), self.state, fingerprint, port, neighbors)
+        parts, port = self._parts, self.bound.metrics_port
+        return status_reply(
+            self.config, self.summary(), self.state, parts.fingerprint, parts.trainer_kind, port, neighbors
+        )
 
 
 #: Fields in which a stranger or a second claimant of an id may differ without harm; from all wanted peers they are fatal too.

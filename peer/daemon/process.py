@@ -69,7 +69,7 @@ async def serve(
         warm_up(config, host.parts)
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None
-    if config.trainer == "process":
+    if host.parts.trainer_kind == "process":
         give_way()
     transport = GrpcTransport(
         host.parts.identity,

@@ -15,6 +15,7 @@ import torch
 from peer import __version__, metrics
 from peer.assembly import in_effect
 from peer.config import Config
+from peer.daemon.computing import TrainerKind
 from peer.daemon.conversation import Conversation
 from peer.daemon.player import RoundPlayer
 from peer.gossip.closing import CloseReason
@@ -27,9 +28,9 @@ from topology import Schedule
 STATES = ("starting", "training", "finished", "draining")
 
 
-def identity(config: Config) -> Callable[[Sheet], None]:
-    """What does not change."""
-    told = in_effect(config)
+def identity(config: Config, trainer: TrainerKind) -> Callable[[Sheet], None]:
+    """What does not change. trainer: what `--trainer` came to."""
+    told = in_effect(config).model_copy(update={"trainer": trainer})
     run = (str(config.peers), *(str(getattr(told, name)) for name in metrics.OPTIONS))
 
     def fill(sheet: Sheet) -> None:

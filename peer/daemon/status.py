@@ -20,9 +20,15 @@ _SAME_IN_SUMMARY = (
 
 
 def status_reply(
-    config: Config, summary: PeerSummary, state: str, fingerprint: str, metrics_port: int, neighbors: list[Neighbor]
+    config: Config,
+    summary: PeerSummary,
+    state: str,
+    fingerprint: str,
+    trainer: str,
+    metrics_port: int,
+    neighbors: list[Neighbor],
 ) -> StatusReply:
-    """state: as `Peer.state`."""
+    """state: as `Peer.state`. trainer: what `--trainer` came to."""
     reply = StatusReply(
         peer=summary.peer,
         num_peers=config.peers,
@@ -32,6 +38,7 @@ def status_reply(
         task=config.task,
         state=State.Value(f"STATE_{state.upper()}"),
         fingerprint=fingerprint,
+        trainer=trainer,
         metrics_port=max(metrics_port, 0),
         neighbors=neighbors,
         head=head_of(config),

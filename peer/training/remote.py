@@ -5,7 +5,8 @@ from the daemon before any thread is started, so it costs no import and shares t
 lie in memory that both have mapped, so that a chunk costs one message each way and no copy of its own.
 
 Whatever happens to it, a task that crashes takes this process along and not the daemon, which says so, says goodbye to its neighbours and
-ends in order. A chunk under way can be interrupted. When the daemon is gone, the kernel ends it (PR_SET_PDEATHSIG).
+ends in order. A chunk under way can be interrupted. When the daemon is gone, the kernel ends it (PR_SET_PDEATHSIG). Files that the task
+has opened stay open in it; sockets and pipes, which are the daemon's, do not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import mmap
 import os
 import signal
 import socket
+import stat
 import struct
 import traceback
 from contextlib import suppress
@@ -65,7 +67,8 @@ class ComputerProcess:
 
     computer, model: the computer and its model, made with `FlatModel(module, memory=shared_memory)`. Forks at once, so make it before
     threads are started. Its methods are called by one thread, `close` by any. first: indices of a chunk to be computed and forgotten at
-    once, so that torch's first-call costs are paid before the run begins. Raises ValueError if the model is not on the CPU.
+    once, so that torch's first-call costs are paid before the run begins. Raises ValueError if the model is not on the CPU, and OSError if
+    memory or processes run out.
     """
 
     def __init__(self, computer: ChunkComputer, model: FlatModel, first: Indices | None = None) -> None:
@@ -75,7 +78,12 @@ class ComputerProcess:
         self._loaded = False
         self._socket, theirs = socket.socketpair()
         daemon = os.getpid()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
         if self.pid == 0:
             _serve(computer, theirs, daemon, first)
         theirs.close()
@@ -99,11 +107,20 @@ class ComputerProcess:
             self._socket.sendall(asked)
             well, loss_sum, finite, length = _TOLD.unpack(_receive(self._socket, _TOLD.size))
             told = _receive(self._socket, length).decode() if length else ""
+        except TimeoutError:
+            raise
         except OSError:
             raise ComputerDied(self._how_it_ended()) from None
         if not well:
             raise ComputerFailed(told)
         return Chunk(self._gradient, len(indices), loss_sum, finite)
+
+    def prove(self, indices: Indices, within: float) -> None:
+        """Compute a chunk and forget it, so that it is known to work here. Raises ComputerFailed, ComputerDied, and TimeoutError if nothing
+        comes for so many seconds; after that it can only be closed."""
+        self._socket.settimeout(within)
+        self.compute(indices)
+        self._socket.settimeout(None)
 
     def close(self) -> None:
         """End the process, in the middle of a chunk too; `compute` then raises. May be called again."""
@@ -160,8 +177,19 @@ def _leave_the_daemon(daemon: int, kept: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != daemon:
         raise ConnectionResetError("the daemon is gone already")
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != kept and _is_the_daemons(number):
+            os.close(number)
+
+
+def _is_the_daemons(number: int) -> bool:
+    """Sockets, pipes, and what has no kind: those of an event loop. A file or a device is the task's: of a data set that is read piece by
+    piece, say, which would else find another file under its number."""
+    try:
+        mode = os.fstat(number).st_mode
+    except OSError:
+        return False  # the listing's own
+    return stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or not stat.S_IFMT(mode)
 
 
 def _answer(computer: ChunkComputer, end: socket.socket) -> None:

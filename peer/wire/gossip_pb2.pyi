@@ -878,6 +878,7 @@ class StatusReply(_message.Message):
     SECONDS_EXCHANGING_FIELD_NUMBER: _builtins.int
     SECONDS_MIXING_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    TRAINER_FIELD_NUMBER: _builtins.int
     peer: _builtins.int
     """Id of the peer that answers."""
     num_peers: _builtins.int
@@ -938,6 +939,8 @@ class StatusReply(_message.Message):
     """Those in which it stood still for the algorithm's own mathematics."""
     head: _builtins.int
     """Whose model is that of the run; absent where each peer has its own."""
+    trainer: _builtins.str
+    """Where its chunks are computed: thread or process."""
     @_builtins.property
     def rounds_by_reason(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rounds closed, by the reason of closing."""
@@ -981,10 +984,11 @@ class StatusReply(_message.Message):
         seconds_exchanging: _builtins.float = ...,
         seconds_mixing: _builtins.float = ...,
         head: _builtins.int | None = ...,
+        trainer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_head", b"_head", "head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_head", b"_head", "algorithm", b"algorithm", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "chunks_finished", b"chunks_finished", "consensus_distance", b"consensus_distance", "fingerprint", b"fingerprint", "finished_fraction", b"finished_fraction", "head", b"head", "idle_fraction", b"idle_fraction", "max_staleness", b"max_staleness", "metrics_port", b"metrics_port", "neighbors", b"neighbors", "num_peers", b"num_peers", "peer", b"peer", "pid", b"pid", "round", b"round", "rounds_by_reason", b"rounds_by_reason", "run", b"run", "samples", b"samples", "samples_abandoned", b"samples_abandoned", "samples_nonfinite", b"samples_nonfinite", "samples_redone", b"samples_redone", "samples_started", b"samples_started", "seconds", b"seconds", "seconds_computing", b"seconds_computing", "seconds_exchanging", b"seconds_exchanging", "seconds_mixing", b"seconds_mixing", "seconds_waiting", b"seconds_waiting", "state", b"state", "task", b"task", "topology", b"topology", "train_loss", b"train_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_head", b"_head", "algorithm", b"algorithm", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "chunks_finished", b"chunks_finished", "consensus_distance", b"consensus_distance", "fingerprint", b"fingerprint", "finished_fraction", b"finished_fraction", "head", b"head", "idle_fraction", b"idle_fraction", "max_staleness", b"max_staleness", "metrics_port", b"metrics_port", "neighbors", b"neighbors", "num_peers", b"num_peers", "peer", b"peer", "pid", b"pid", "round", b"round", "rounds_by_reason", b"rounds_by_reason", "run", b"run", "samples", b"samples", "samples_abandoned", b"samples_abandoned", "samples_nonfinite", b"samples_nonfinite", "samples_redone", b"samples_redone", "samples_started", b"samples_started", "seconds", b"seconds", "seconds_computing", b"seconds_computing", "seconds_exchanging", b"seconds_exchanging", "seconds_mixing", b"seconds_mixing", "seconds_waiting", b"seconds_waiting", "state", b"state", "task", b"task", "topology", b"topology", "train_loss", b"train_loss", "trainer", b"trainer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__head: _TypeAlias = _typing.Literal["head"]  # noqa: Y015
     _WhichOneofArgType__head: _TypeAlias = _typing.Literal["_head", b"_head"]  # noqa: Y015

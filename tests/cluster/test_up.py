@@ -253,6 +253,24 @@ def niceness(pid: int) -> set[int]:
     return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
 
 
+@pytest.mark.parametrize(("task", "trainer"), [("tests.daemon.tasks:Large", "process"), ("digits", "thread")])
+def test_the_size_of_the_model_says_where_chunks_are_computed(task: str, trainer: str) -> None:
+    """By default. A peer gives way to a computer that it has, and its metrics say what it has."""
+    port, own = free_block(2), os.getpriority(os.PRIO_PROCESS, 0)
+    words = ("--peers", "2", "--task", task, "--lr", "0.0001", "--metrics-port", str(port))
+    with warm("up", *words) as process:
+        wait_for(process, "loss")
+        computers = children(process.pid)
+        for i, daemon in enumerate(pids_of_peers(process.pid)):
+            assert len(computers.get(daemon, [])) == (trainer == "process")
+            assert own + DAEMON_NICENESS * (trainer == "process") in niceness(daemon)
+            assert f'trainer="{trainer}"' in metrics_of(port + i)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=DONE_WITHIN)
+        assert process.returncode == 0, out + err
+        assert_no_orphans(process.pid)
+
+
 @pytest.mark.slow
 def test_a_trainer_that_is_killed_costs_its_peer_not_the_run(tmp_path: Path) -> None:
     """Its peer says goodbye; in a thread of the peer, it would have taken the peer along. It comes first where a core is short."""
@@ -368,10 +386,14 @@ def pids_of_peers(leader: int) -> list[int]:
     return sorted(by_parent[server])
 
 
+def metrics_of(port: int) -> str:
+    with closing(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)) as scrape:
+        return str(scrape.read().decode())
+
+
 def scraped(port: int) -> tuple[float, dict[str, float]]:
     """Rounds finished by the peer with this metrics port, and the bytes received of each neighbour."""
-    with closing(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)) as scrape:
-        text = scrape.read().decode()
+    text = metrics_of(port)
     rounds = re.search(r"^grapevine_round\{.*\} (\S+)$", text, re.MULTILINE)
     assert rounds
     received = re.findall(r'^grapevine_neighbor_received_bytes_total\{.*neighbor="(\d+)"\} (\S+)$', text, re.MULTILINE)
@@ -457,8 +479,7 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
             until = time.monotonic() + DONE_WITHIN
             while "grapevine_eval_accuracy_ratio" not in metrics:
                 assert time.monotonic() < until, metrics
-                with closing(urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10)) as scrape:
-                    metrics = scrape.read().decode()
+                metrics = metrics_of(metrics_port)
             one.send_signal(signal.SIGTERM)
             zero.send_signal(signal.SIGINT)
             ends = [peer.communicate(timeout=DONE_WITHIN) for peer in (zero, one)]
@@ -466,7 +487,7 @@ def test_standalone_peers_join_by_address_and_answer_status_and_scrapes(tmp_path
             assert_no_orphans(one.pid)
         assert_no_orphans(zero.pid)
     told = json.loads(status.stdout)
-    assert (told["peer"], told["num_peers"], told["state"]) == (0, 2, "STATE_TRAINING")
+    assert (told["peer"], told["num_peers"], told["state"], told["trainer"]) == (0, 2, "STATE_TRAINING", "thread")
     assert [neighbor["state"] for neighbor in told["neighbors"]] == ["alive"]
     for name in (
         "grapevine_rounds_total",

@@ -24,6 +24,7 @@ def config(**values: object) -> Config:
         "chunks": 4,
         "lr": 0.02,
         "start_timeout": 20.0,
+        "trainer": "thread",  # many peers and their threads in one process are nothing to fork from
     }
     return validated({**small, "metrics_port": -1, "max_rounds": 10, **values})
 

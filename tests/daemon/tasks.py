@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from peer.daemon.computing import PROCESS_FROM
 from peer.training.task import Task
 
 NUM_SAMPLES, NUM_INPUTS = 96, 6
@@ -62,6 +64,14 @@ class Wide32(Wide):
     """Of four."""
 
     outputs = Wide.outputs // 4
+
+
+class Large(Linear):
+    """So many parameters that a process computes its chunks by default; cheap to compute and to evaluate."""
+
+    def model(self) -> nn.Module:
+        hidden = math.isqrt(PROCESS_FROM) + 1
+        return nn.Sequential(nn.Linear(NUM_INPUTS, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 1))
 
 
 class Poisoned(Linear):

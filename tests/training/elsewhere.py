@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import tempfile
 import threading
 import time
 import warnings
@@ -96,6 +98,39 @@ def a_chunk_under_way_can_be_interrupted() -> None:
         elsewhere.compute(np.array([8]))
     with pytest.raises(ProcessLookupError):
         os.kill(elsewhere.pid, 0)
+
+
+def nothing_that_comes_in_time_is_said() -> None:
+    elsewhere = picky()
+    with pytest.raises(TimeoutError):
+        elsewhere.prove(np.array([8]), 0.1)
+    elsewhere.close()
+    elsewhere = picky()
+    elsewhere.prove(np.array([5, 6]), 30.0)
+    assert elsewhere.compute(np.array([5, 6])).loss_sum == 11.0
+    elsewhere.close()
+
+
+class Keeping(Counting):
+    """Has opened a file and a socket, and fails if it finds them otherwise."""
+
+    def __init__(self) -> None:
+        self.file, self.sockets = tempfile.TemporaryFile(), socket.socketpair()  # noqa: SIM115
+        self.file.write(b"data")
+        self.file.flush()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        assert os.pread(self.file.fileno(), 4, 0) == b"data"
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            self.sockets[0].send(b"data")
+        return super().loss(outputs, targets)
+
+
+def files_of_the_task_stay_open_and_sockets_do_not() -> None:
+    _, elsewhere = both(Keeping())
+    elsewhere.load(torch.ones(30))
+    assert elsewhere.compute(np.array([1, 2])).loss_sum == 2.0
+    elsewhere.close()
 
 
 def other_devices_are_refused() -> None:
