@@ -13,7 +13,7 @@ from topology.graph import (
     from_file,
     star,
 )
-from topology.matcha import MatchaPlan, periodic_rho, solve
+from topology.matcha import MatchaPlan, Solutions, learn, periodic_rho, solve
 from topology.matching import decompose, misra_gries
 from topology.mixing import MIXINGS, MixingMatrix, best_constant, metropolis, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
@@ -25,6 +25,7 @@ from topology.schedule import (
     RandomGraphSchedule,
     RoundPlan,
     Schedule,
+    solutions,
 )
 from topology.varying import RandomPairsSchedule, VaryingSchedule, build_varying
 
@@ -45,6 +46,7 @@ __all__ = [
     "RandomPairsSchedule",
     "RoundPlan",
     "Schedule",
+    "Solutions",
     "Topology",
     "TopologyError",
     "VaryingSchedule",
@@ -58,10 +60,12 @@ __all__ = [
     "draw_rounds",
     "draw_schedule",
     "from_file",
+    "learn",
     "metropolis",
     "metropolis_row",
     "misra_gries",
     "periodic_rho",
+    "solutions",
     "solve",
     "stable_seed",
     "stable_uniform",

@@ -10,6 +10,7 @@ Legend: n peers, M matchings with Laplacians L_j, p_j activation probabilities, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +34,16 @@ class MatchaPlan:
     rho: float
 
 
+#: By digest of the graph. What `learn` was given, for the processes that peers of one machine are.
+Solutions = Mapping[str, MatchaPlan]
+_learned: dict[str, MatchaPlan] = {}
+
+
+def learn(solutions: Solutions) -> None:
+    """Solutions that another process of this machine found: `solve` does not look for them again."""
+    _learned.update(solutions)
+
+
 @lru_cache(maxsize=64)  # peers that are played in one process have the same
 def solve(topology: Topology, budget: float) -> MatchaPlan:
     """Decompose, choose p to maximise lambda_2, then alpha to minimise rho.
@@ -41,6 +52,9 @@ def solve(topology: Topology, budget: float) -> MatchaPlan:
     those of the rounded numbers. Raises TopologyError if the budget is not in (0, 1].
     """
     _check_budget(budget)
+    learned = _learned.get(topology.digest()) if _learned else None
+    if learned is not None and learned.communication_budget == budget:
+        return learned
     n, matchings = topology.num_peers, decompose(topology)
     p = _rounded(activation_probabilities(n, matchings, budget), budget)
     mean, spread = np.zeros((n, n)), np.zeros((n, n))

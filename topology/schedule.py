@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple, Protocol
 
 from topology.graph import RANDOM_TOPOLOGIES, Topology, TopologyError, build
-from topology.matcha import MatchaPlan, solve
+from topology.matcha import MatchaPlan, Solutions, solve
 from topology.mixing import MIXINGS, MixingMatrix, metropolis_row
 from topology.randomness import stable_seed, stable_uniform
 
@@ -234,6 +234,13 @@ class AlternatingSchedule:
 
     def digest(self) -> str:
         return digest_of("alternating", [schedule.digest() for schedule in self.schedules])
+
+
+def solutions(schedule: Schedule) -> Solutions:
+    """What had to be computed for it, of MATCHA's graphs; empty for all others."""
+    if isinstance(schedule, AlternatingSchedule):
+        return {graph: plan for each in schedule.schedules for graph, plan in solutions(each).items()}
+    return {schedule.topology.digest(): schedule.solution} if isinstance(schedule, MatchaSchedule) else {}
 
 
 @lru_cache(maxsize=64)

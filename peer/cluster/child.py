@@ -21,6 +21,7 @@ from peer.daemon.peer import Bound, Peer
 from peer.daemon.process import run_loop, serve
 from peer.exit_codes import ExitCode, Fatal
 from peer.logs import begin_logs, event
+from topology import Solutions, learn
 
 log = logging.getLogger("grapevine.cluster")
 
@@ -90,11 +91,12 @@ async def _live(config: Config, peer: int, line: Line) -> ExitCode:
     return ExitCode.OK
 
 
-def child_main(config_json: str, peer: int, end: socket.socket) -> None:
-    """Entry point of the forked process. Never returns."""
+def child_main(config_json: str, peer: int, end: socket.socket, solved: Solutions) -> None:
+    """Entry point of the forked process. Never returns. solved: what the launcher computed of the schedule."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole process group; the launcher decides
     code = ExitCode.BUG
     try:
+        learn(solved)
         config = Config.model_validate_json(config_json)
         begin_logs(config)
         code = run_loop(_live(config, peer, Line(end)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from peer.assembly import head_of
+from peer.assembly import head_of, make_schedule
 from peer.cluster.forkserver import context
 from peer.cluster.line import Line
 from peer.config import Config
@@ -26,6 +26,7 @@ from peer.gossip.algorithms import ALGORITHMS
 from peer.gossip.delivery import Delivery
 from peer.logs import event
 from peer.transport.linked import READ_SECONDS
+from topology import Solutions, solutions
 
 log = logging.getLogger("grapevine.cluster")
 
@@ -76,11 +77,12 @@ class Launcher:
     def start(self) -> None:
         """Spawn all peers. Returns at once; see `introduce`."""
         processes = context(self.config)
+        solved = solutions(make_schedule(self.config))  # once for all peers, and not in each of them
         for peer in range(self.config.peers):
             ours, theirs = socket.socketpair()
             config = self._config_of(peer)
             process = processes.Process(
-                target=_enter, args=(config.model_dump_json(), peer, theirs), name=f"grapevine-peer-{peer}"
+                target=_enter, args=(config.model_dump_json(), peer, theirs, solved), name=f"grapevine-peer-{peer}"
             )
             process.start()
             theirs.close()
@@ -256,7 +258,7 @@ def _how(child: Child) -> str:
     return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _enter(config_json: str, peer: int, end: socket.socket) -> None:
+def _enter(config_json: str, peer: int, end: socket.socket, solved: Solutions) -> None:
     from peer.cluster.child import child_main
 
-    child_main(config_json, peer, end)
+    child_main(config_json, peer, end, solved)

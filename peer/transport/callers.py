@@ -1,7 +1,9 @@
-"""Callers of gRPC that have not agreed on a link yet, bounded as at the door for sockets (door.py).
+"""Callers of gRPC, bounded as those at the door for sockets are (door.py): of a kind each, who would be a peer, who asks, who stays to
+watch (observers.py).
 
-Each connection may have CALLS_AT_ONCE of them; more are refused, and counted as `crowd`. Of all connections together MAX_CALLERS may
-wait; beyond that the one that has waited longest goes, so that a crowd of silent ones does not shut out who knows what to say.
+Each connection may have so many calls at once; more are refused, and counted as `crowd`. A call counts until its caller knows how it
+ended, which one that reads nothing puts off for as long as it is connected. Of all connections together MAX_CALLERS may wait; beyond
+that the one that has waited longest goes, so that a crowd of silent ones does not shut out who knows what to say.
 """
 
 from __future__ import annotations
@@ -9,8 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
+
+import grpc
+
+from peer.transport.streams import Context, end
 
 CALLS_AT_ONCE: Final = 8
 """Of one connection: a peer has one under way."""
@@ -19,41 +25,50 @@ MAX_CALLERS: Final = 128
 
 
 class Callers:
-    """`refused` is told why somebody was not let in: crowd, silent."""
+    """`refused` is told why somebody was not let in: crowd, silent. at_once: how many calls a connection may have."""
 
-    def __init__(self, refused: Callable[[str], None]) -> None:
+    def __init__(self, refused: Callable[[str], None], at_once: int = CALLS_AT_ONCE) -> None:
         self._refused = refused
-        self._waiting: dict[asyncio.Timeout, str] = {}  # whose time it is to agree, oldest first; by connection
-        self._calls: Counter[str] = Counter()
+        self._at_once = at_once
+        self._waiting: dict[asyncio.Timeout, None] = {}  # whose time is running, oldest first
+        self._calls: Counter[str] = Counter()  # by connection
 
-    def takes(self, connection: str) -> bool:
-        """Whether that connection may have one more; else it is counted as refused."""
-        if self._calls[connection] < CALLS_AT_ONCE:
-            return True
-        self._refused("crowd")
-        return False
+    @contextlib.asynccontextmanager
+    async def call(self, context: Context) -> AsyncIterator[None]:
+        """All of a call. It is refused if its connection has too many, and ends with an error if its time is up."""
+        connection = context.peer()
+        if self._calls[connection] >= self._at_once:
+            self._refused("crowd")
+            await end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls of this connection at once")
+        self._calls[connection] += 1
+        try:
+            await context.send_initial_metadata(())  # with the first message, it could be stuck, and no end be told
+            yield
+        except TimeoutError:
+            await end(context, grpc.StatusCode.DEADLINE_EXCEEDED, "too slow, or too many callers that are")
+        finally:
+            self._calls[connection] -= 1
+            if not self._calls[connection]:
+                del self._calls[connection]
 
     @contextlib.contextmanager
-    def waiting(self, connection: str, patience: asyncio.Timeout) -> Iterator[None]:
-        """While a caller agrees, within `patience`, which may be over early, when others need the place."""
+    def waiting(self, patience: asyncio.Timeout) -> Iterator[None]:
+        """While a caller is waited for, within `patience`, which may be over early, when others need the place."""
         if len(self._waiting) >= MAX_CALLERS:
-            oldest = next(iter(self._waiting))
-            self._forget(oldest)
-            oldest.reschedule(asyncio.get_running_loop().time())
-            self._refused("crowd")
-        self._waiting[patience] = connection
-        self._calls[connection] += 1
+            self._send_away(next(iter(self._waiting)))
+        self._waiting[patience] = None
         try:
             yield
         finally:
-            if patience in self._waiting and patience.expired():  # who had to go is counted already
-                self._refused("silent")
-            self._forget(patience)
+            if patience in self._waiting:  # who had to go is counted already
+                del self._waiting[patience]
+                if patience.expired():
+                    self._refused("silent")
 
-    def _forget(self, patience: asyncio.Timeout) -> None:
-        connection = self._waiting.pop(patience, None)
-        if connection is None:
+    def _send_away(self, oldest: asyncio.Timeout) -> None:
+        del self._waiting[oldest]
+        if oldest.expired():  # it is on its way out, and can't be told again
+            self._refused("silent")
             return
-        self._calls[connection] -= 1
-        if not self._calls[connection]:
-            del self._calls[connection]
+        oldest.reschedule(asyncio.get_running_loop().time())
+        self._refused("crowd")

@@ -22,8 +22,6 @@ from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from peer.logs import event
 from peer.transport.base import ExchangeKey, Identity, Listener
@@ -39,9 +37,10 @@ from peer.transport.handshake import HELLO_SECONDS, DataPlane, Greeting, Session
 from peer.transport.lane import LaneClosed
 from peer.transport.linked import LinkedTransport
 from peer.transport.machine import is_loopback
+from peer.transport.observers import Health, Observers
 from peer.transport.service import PACKAGE_SERVICE, PeerService
 from peer.transport.sockets import fit_connections
-from peer.transport.streams import ClientLane, Context, ServerLane
+from peer.transport.streams import ClientLane, Context, ServerLane, end
 from peer.transport.wordline import WordLine
 from peer.wire import gossip_pb2 as wire
 
@@ -79,14 +78,15 @@ class GrpcTransport(LinkedTransport):
         )
         self._listen = listen
         self._service = service
-        self._health = health.aio.HealthServicer()
+        self._health = Health(("", PACKAGE_SERVICE))
         self._server: grpc.aio.Server | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._door: Door | None = None
         self._unreachable: set[int] = set()  # peers whose data sockets could not be reached when last tried
         self._awaited: dict[int, asyncio.Future[ServerLane]] = {}  # Exchange streams to come, by session token
         self._snapshots = asyncio.Semaphore(MAX_SNAPSHOTS)
-        self._callers = Callers(lambda reason: self._told.on_dropped(None, reason))
+        self._callers = Callers(self._turned_away)
+        self._observers = Observers(self._turned_away)
 
     # -- life
 
@@ -95,11 +95,9 @@ class GrpcTransport(LinkedTransport):
         server = grpc.aio.server(
             options=server_options(self._options), maximum_concurrent_rpcs=2 * self.identity.num_peers + 8 * MAX_CALLERS
         )
-        server.add_generic_rpc_handlers((self._methods(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers((self._methods(), self._observers.health(self._health)))
         if self._options.reflection:
-            names = (PACKAGE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            server.add_generic_rpc_handlers((self._observers.schema(PACKAGE_SERVICE),))
         in_vain = f"cannot listen on {self._listen}: is the port taken, or the address none of this machine?"
         try:
             port = server.add_insecure_port(self._listen)
@@ -111,7 +109,7 @@ class GrpcTransport(LinkedTransport):
         self._server = server
         if self._data_plane is not DataPlane.GRPC:
             await self._open_door(Door(lambda reason: listener.on_dropped(None, reason)))
-        await self.set_serving(True)
+        self.set_serving(True)
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
     async def _open_door(self, door: Door) -> None:
@@ -130,14 +128,12 @@ class GrpcTransport(LinkedTransport):
             return
         self._door = door
 
-    async def set_serving(self, serving: bool) -> None:
+    def set_serving(self, serving: bool) -> None:
         """What the health service says of this peer from now on."""
-        states = health_pb2.HealthCheckResponse
-        for name in ("", PACKAGE_SERVICE):
-            await self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
+        self._health.set(serving)
 
     async def stop(self) -> None:
-        await self._health.enter_graceful_shutdown()
+        self.set_serving(False)
         await super().stop()
         if self._door is not None:
             self._door.close()
@@ -214,21 +210,21 @@ class GrpcTransport(LinkedTransport):
     # -- answering
 
     def _methods(self) -> grpc.GenericRpcHandler:
-        status = grpc.unary_unary_rpc_method_handler(
-            self._status, wire.StatusRequest.FromString, wire.StatusReply.SerializeToString
-        )
+        asks = self._observers
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Control": grpc.stream_stream_rpc_method_handler(self._control),
             "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
-            "Status": status,
-            "Snapshot": grpc.unary_stream_rpc_method_handler(self._snapshot, wire.SnapshotRequest.FromString),
+            "Status": asks.question(self._status, wire.StatusRequest.FromString, wire.StatusReply.SerializeToString),
+            "Snapshot": asks.reading(self._snapshot, wire.SnapshotRequest.FromString),
         }
         return grpc.method_handlers_generic_handler(PACKAGE_SERVICE, methods)
 
     async def _control(self, _requests: AsyncIterator[bytes], context: Context) -> None:
-        if not self._callers.takes(context.peer()):
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once that have not agreed")
-        control = ServerLane(context)
+        async with self._callers.call(context):
+            await self._answered(ServerLane(context), context)
+
+    async def _answered(self, control: ServerLane, context: Context) -> None:
+        """A link whose other end dialled. Raises TimeoutError if it does not agree in time."""
         lane = _LaneToCome(self._awaited, self._door)
         near = is_loopback(_caller(context)[0])
 
@@ -236,15 +232,12 @@ class GrpcTransport(LinkedTransport):
             return lane.offer() if agreed_plane(self._data_plane, theirs.data_plane) is not DataPlane.GRPC else None
 
         try:
-            try:
-                async with asyncio.timeout(HELLO_SECONDS) as patience:
-                    with lane.expected(), self._callers.waiting(context.peer(), patience):
-                        session = await self._agree(control, None, lane.token, offer, loopback=near)
-                        if session is None:
-                            return
-                        await lane.comes(session.data_plane)
-            except TimeoutError:
-                return
+            async with asyncio.timeout(HELLO_SECONDS) as patience:
+                with lane.expected(), self._callers.waiting(patience):
+                    session = await self._agree(control, None, lane.token, offer, loopback=near)
+                    if session is None:
+                        return
+                    await lane.comes(session.data_plane)
             if lane.socket.done():
                 await self._run_link(session, control, lane.socket.result(), words=lane.word_line())
             else:
@@ -264,26 +257,29 @@ class GrpcTransport(LinkedTransport):
             waiting = self._awaited.pop(_TOKEN.unpack(token)[0], None)
         if waiting is None or waiting.done():
             self._told.on_dropped(None, "token")
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no such session")
+            await end(context, grpc.StatusCode.PERMISSION_DENIED, "no such session")
         await context.send_initial_metadata(())
         bulk = ServerLane(context)
         waiting.set_result(bulk)
         await bulk.over
+
+    def _turned_away(self, reason: str) -> None:
+        self._told.on_dropped(None, reason)
 
     async def _status(self, _request: wire.StatusRequest, _context: Context) -> wire.StatusReply:
         return self._service.status()
 
     async def _snapshot(self, request: wire.SnapshotRequest, context: Context) -> None:
         if self._snapshots.locked():
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many snapshots at once; ask again")
-        async with self._snapshots:
-            round_, vector = await self._service.snapshot()
-            try:
+            await end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many snapshots at once; ask again")
+        try:
+            async with self._snapshots:
+                round_, vector = await self._service.snapshot()
                 for message in frames(ExchangeKey(round_, 0), request.tag, byte_view(vector)):
                     async with asyncio.timeout(SNAPSHOT_WRITE_SECONDS):
                         await context.write(message)
-            except TimeoutError:
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the snapshot was not read in time")
+        except TimeoutError:  # nor may how it ended be read
+            await end(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the snapshot was not read in time")
 
 
 def _host(address: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -38,6 +38,14 @@ class ServerLane:
 
     async def finish(self) -> bool:
         return False
+
+
+async def end(context: Context, code: grpc.StatusCode, why: str) -> NoReturn:
+    """Of a call that is being answered, with an error. Raises AbortError, when the caller knows."""
+    try:
+        await context.abort(code, why)
+    except grpc.aio.InternalError as broken:
+        raise asyncio.CancelledError from broken  # it hung up before
 
 
 class ClientLane:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from topology import Solutions
 
 
 def does_not_listen(line: socket.socket) -> None:
@@ -28,3 +32,13 @@ def takes_breath(line: socket.socket) -> None:
     for first, last in ((0, 7), (7, 200_000), (200_000, len(message))):
         line.sendall(message[first:last])
         time.sleep(0.2)
+
+
+def solves_nothing(config_json: str, peer: int, end: socket.socket, solved: Solutions) -> None:
+    """A peer that dies of having to find MATCHA's probabilities itself."""
+    from peer.cluster.child import child_main  # the server has imported it
+    from topology import matcha
+
+    matcha.solve.cache_clear()  # of the server that it is forked from
+    vars(matcha).pop("activation_probabilities")
+    child_main(config_json, peer, end, solved)

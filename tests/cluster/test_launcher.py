@@ -22,7 +22,7 @@ from peer.daemon.peer import GOODBYE_SECONDS, TRAINER_SECONDS
 from peer.daemon.process import stop_on_signals
 from peer.exit_codes import ExitCode
 from peer.transport.linked import READ_SECONDS
-from tests.cluster.stubborn import does_not_listen, hangs_up_and_lives_on, takes_breath
+from tests.cluster.stubborn import does_not_listen, hangs_up_and_lives_on, solves_nothing, takes_breath
 
 
 def start(target: Callable[..., None], *more: socket.socket) -> Child:
@@ -121,6 +121,22 @@ def test_a_long_last_word_is_heard_whole_on_the_loop_of_up() -> None:
     assert child.summary == {"rounds": "x" * 300_000}
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("algorithm", ["matcha", "al-matcha"])
+async def test_no_peer_computes_a_schedule_that_the_launcher_has(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    monkeypatch.setattr("peer.cluster.launcher._enter", solves_nothing)
+    launcher = Launcher(validated({"peers": 3, "algorithm": algorithm, "metrics_port": -1, "chunk_seconds": 0.01}))
+    launcher.start()
+    try:
+        await launcher.introduce()
+        await launcher.all_ready()
+    finally:
+        await launcher.stop("enough")
+    assert [child.summary is not None for child in launcher.children] == [True] * 3
+
+
 def test_a_line_says_and_hears_whole_messages_and_no_more_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = socket.socketpair()
     one, other = (Line(end) for end in ends)
@@ -158,7 +174,7 @@ def test_a_config_that_a_child_can_not_read_ends_it_as_a_bug(monkeypatch: pytest
     codes: list[int] = []
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(os, "_exit", codes.append)
-    child_main('{"peers": 0}', 0, theirs)
+    child_main('{"peers": 0}', 0, theirs, {})
     assert codes == [ExitCode.BUG]
     assert theirs.fileno() < 0
     ours.close()

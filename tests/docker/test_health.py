@@ -32,9 +32,9 @@ async def test_a_peer_that_serves_and_then_does_not() -> None:
     address = await transport.start(Recorder())
     try:
         assert await asked(address) == ""
-        await transport.set_serving(False)
+        transport.set_serving(False)
         assert await asked(address) == "does not serve"
-        await transport.set_serving(True)
+        transport.set_serving(True)
         assert await asked(address) == ""
     finally:
         await transport.stop()
@@ -53,7 +53,7 @@ async def test_the_script_as_the_image_runs_it() -> None:
 
     try:
         well = await asyncio.to_thread(run)
-        await transport.set_serving(False)
+        transport.set_serving(False)
         ill = await asyncio.to_thread(run)
     finally:
         await transport.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +12,21 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from tests.topology.test_graph import GRAPH_0
-from topology import TOPOLOGIES, Topology, TopologyError, build, decompose, periodic_rho, solve
+from topology import (
+    TOPOLOGIES,
+    AlternatingSchedule,
+    FixedSchedule,
+    MatchaSchedule,
+    Topology,
+    TopologyError,
+    build,
+    decompose,
+    learn,
+    matcha,
+    periodic_rho,
+    solutions,
+    solve,
+)
 from topology.central_path import activation_probabilities
 from topology.graph import Matrix, laplacian
 from topology.matcha import mixing_parameter
@@ -163,3 +178,31 @@ def test_a_budget_outside_its_range_is_refused(budget: float) -> None:
         solve(ring_8, budget)
     with pytest.raises(TopologyError, match=r"outside \(0, 1\]"):
         periodic_rho(ring_8, budget)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_what_another_process_found_is_taken_to_the_last_bit_and_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    graphs = [build("geometric", 9, seed=copy) for copy in range(copies)]
+
+    def schedule(budget: float = 0.4) -> AlternatingSchedule:
+        return AlternatingSchedule(tuple(MatchaSchedule(graph, budget) for graph in graphs))
+
+    there = schedule()
+    found = pickle.loads(pickle.dumps(solutions(there)))
+    assert len(found) == copies
+    monkeypatch.setattr(matcha, "_learned", {})
+    monkeypatch.delattr(matcha, "activation_probabilities")
+    solve.cache_clear()
+    with pytest.raises(NameError):
+        schedule()
+    learn(found)
+    here = schedule()
+    assert here.digest() == there.digest()
+    assert solutions(here) == solutions(there)
+    assert [here.plan(k, 4) for k in range(20)] == [there.plan(k, 4) for k in range(20)]
+    with pytest.raises(NameError):
+        schedule(0.5)  # of another budget
+    assert solutions(FixedSchedule(graphs[0])) == {}
+    solve.cache_clear()

@@ -29,9 +29,10 @@ from peer.transport.shared import Incoming, Outgoing
 from peer.transport.sockets import SOCKET_BYTES, _kernel_limit
 from peer.wire import gossip_pb2 as wire
 
+from .caller import Caller, connected, framed, say_token
 from .proxy import Proxy
 from .rig import PATIENCE_SECONDS, Member, Recorder, Rig, StubService, ended, ends, identity
-from .test_hostile import Caller, connected, damaged, framed, say_token
+from .test_hostile import damaged
 
 K = ExchangeKey
 FRAME = FRAME_BYTES // 4  # floats

@@ -58,7 +58,7 @@ async def test_health_follows_serving(observed: tuple[GrpcTransport, str]) -> No
         ask = health_pb2_grpc.HealthStub(channel).Check
         for name in ("", PACKAGE_SERVICE):
             assert (await ask(health_pb2.HealthCheckRequest(service=name))).status == states.SERVING
-        await transport.set_serving(False)
+        transport.set_serving(False)
         assert (await ask(health_pb2.HealthCheckRequest(service=PACKAGE_SERVICE))).status == states.NOT_SERVING
 
 

@@ -19,9 +19,9 @@ from peer.transport.direct import SLOT_FROM, DirectLane
 from peer.transport.lane import LaneClosed
 from peer.transport.shared import NUM_SLOTS, SEGMENT_BYTES, Incoming, Outgoing
 
+from .caller import framed
 from .rig import PATIENCE_SECONDS, Rig
 from .test_direct import goes_on, join, lanes
-from .test_hostile import framed
 
 HEAD = bytes(HEADER_BYTES)
 
