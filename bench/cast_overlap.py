@@ -1,12 +1,13 @@
-"""What encoding and decoding cost a round of a large model beside the transfer: `--wire-dtype` between two real peers.
+"""What encoding and decoding cost a round of a large model beside the transfer: `--wire-dtype` between real peers.
 
-    python bench/cast_overlap.py [--rounds 20] [--repeats 3] [--algorithm dpsgd] [--rate 125] [--formats ...] [--beside DIR]
+    python bench/cast_overlap.py [--rounds 20] [--repeats 3] [--algorithm dpsgd] [--rate 125] [--peers 2] [--formats ...]
+                                  [--beside DIR] [--out FILE]
 
-Two peers of `grapevine up` on this machine train a model of 25 million parameters, over gRPC on a network emulated to carry `--rate` MB/s
-with 0.5 ms of latency. Milliseconds of a round by the peers' own timelines, and of its parts before and after its close: before it the
-exchange hides behind the computing of a chunk, after it both peers wait for the rest of it, and mix. Medians over both peers and all
-rounds but the first five, then over repeats, which take turns. Transfer: the payload's bytes by the rate. --beside: the same by the
-peers of another checkout of this project, in the same run, for what a change made of it.
+Peers of `grapevine up` on this machine, on a ring, train a model of 25 million parameters, over gRPC on a network emulated to carry
+`--rate` MB/s with 0.5 ms of latency. Milliseconds of a round by the peers' own timelines, and of its parts before and after its
+close: before it the exchange hides behind the computing of a chunk, after it peers wait for the rest of it, and mix. Medians over all
+peers and all rounds but the first five, then over repeats, which take turns. Transfer: the payload's bytes by the rate. --beside: the
+same by the peers of another checkout of this project, in the same run, for what a change made of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import commit
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -75,7 +77,7 @@ def run(tree: Path, a: argparse.Namespace, wire: str) -> list[float]:
         scenario, report = Path(folder) / "network.toml", Path(folder) / "report.json"
         scenario.write_text(f'[network]\nlatency = "0.5ms"\nbandwidth = "{a.rate:g}MB/s"\n')
         options = {
-            "--peers": 2,
+            "--peers": a.peers,
             "--task": "cast_overlap:Large",
             "--algorithm": a.algorithm,
             "--wire-dtype": wire,
@@ -109,7 +111,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=125.0)
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument("--beside", type=Path)
+    parser.add_argument("--peers", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="keep the medians in this JSON file")
     a = parser.parse_args()
+    if a.rounds <= WARM_UP:
+        parser.error(f"--rounds: more than {WARM_UP}, which are not counted")
     trees = {"this": HERE.parent} | ({"other": a.beside.resolve()} if a.beside else {})
     runs: dict[tuple[str, str], list[list[float]]] = {}
     for repeat in range(a.repeats):
@@ -120,9 +126,15 @@ def main() -> None:
     print(
         "\n| format | checkout | transfer, ms | a round, ms | before its close | after it |\n|---|---|---|---|---|---|"
     )
+    kept = []
     for (wire, name), times in runs.items():
-        told = " | ".join(f"{statistics.median(column):.0f}" for column in zip(*times, strict=True))
+        medians = [statistics.median(column) for column in zip(*times, strict=True)]
+        told = " | ".join(f"{value:.0f}" for value in medians)
         print(f"| {wire} | {name} | {transfer(wire, a.rate):.0f} | {told} |")
+        kept.append({"wire_dtype": wire, "checkout": name, "commit": commit(trees[name]), "milliseconds": medians})
+    if a.out:
+        settings = {name: value for name, value in vars(a).items() if name not in ("out", "beside")}
+        a.out.write_text(json.dumps({"settings": settings, "rounds": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from movers import NoStep
 
 from peer.config import validated
 from peer.gossip.algorithm import PeerState
@@ -119,7 +120,7 @@ def coding_seconds(wire: WireFormat, vector: torch.Tensor) -> tuple[float, float
 
 def mixing_seconds(wire: WireFormat, vector: torch.Tensor) -> float:
     """Processor seconds (one thread, least of three) to mix vector [d] with what two neighbours sent, once it is known that both count."""
-    state = PeerState(0, 3, vector.clone(), PlainSGD(), batch_size=1, weighting="peers", wire=wire, consensus_step=0.1)
+    state = PeerState(0, 3, vector.clone(), NoStep(), batch_size=1, weighting="peers", wire=wire, consensus_step=0.1)
     mixing, plan, times = make_mixing(state), RoundPlan(0, 0, (1, 2), (0.3, 0.3), 0.4), []
     for _ in range(3):
         exchange = mixing.exchange(plan)
@@ -130,16 +131,6 @@ def mixing_seconds(wire: WireFormat, vector: torch.Tensor) -> float:
         times.append(time.process_time() - began)
         assert not mixed.lost
     return min(times)
-
-
-class PlainSGD:
-    """Not used: nothing is trained."""
-
-    def step(self, gradient: torch.Tensor, samples_clock: int, scale: float = 1.0) -> None:
-        raise AssertionError
-
-    def learning_rate(self, samples_clock: int) -> float:
-        raise AssertionError
 
 
 def large_model() -> list[dict[str, Any]]:

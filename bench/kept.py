@@ -37,9 +37,8 @@ class Kept:
             partial.replace(self._path)
 
 
-def commit() -> str:
+def commit(here: Path = Path(__file__).parents[1]) -> str:
     """The checked-out commit, with a + if the tree has changes in the code."""
-    here = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()

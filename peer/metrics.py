@@ -186,7 +186,8 @@ ACTIVITY = _counter(
     "Seconds of the finished rounds, by what was going on; together the time since training began",
     {
         "activity": "computing (until the own quota is done or the round closes), waiting (from there until it closes), exchanging "
-        "(from there until every exchange is over: what did not hide behind computing; a ring adds up what comes meanwhile), mixing "
+        "(from there until every exchange is over: what did not hide behind computing; large vectors are encoded, looked at and, on a "
+        "ring, added up meanwhile), mixing "
         "(the algorithm's mathematics otherwise), other (between those, and between rounds)"
     },
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,7 +16,11 @@ from peer.daemon.making import Making
 from peer.daemon.taken import Taken
 from peer.daemon.worker import Worker
 from peer.gossip.effects import Exchange, make_all
+from peer.gossip.piecewise import STEP_ELEMENTS
 from peer.transport.base import ExchangeHandle, ExchangeKey, LossReason, Transport
+
+MAKE_BESIDE_FROM: Final = STEP_ELEMENTS
+"""Elements of a peer's vector above which it is encoded while its beginning is sent. Up to there it is a part or less."""
 
 Begun = Callable[[int, ExchangeKey, Exchange, ExchangeHandle], None]
 
@@ -32,12 +38,19 @@ class UnderWay:
     lost: dict[int, str] = field(default_factory=dict)
 
     async def finish(self) -> None:
-        """Every exchange has its outcome: wait for the work beside them. Afterwards nobody touches a vector. Raises what a maker or a
-        taker raised."""
+        """Every exchange has its outcome: wait for the work beside them. Afterwards nobody touches a vector, whatever a maker or a taker
+        raised, the first of which is raised."""
+        work = [
+            taken.finish(whole=self.handles[peer].outcome.result().lost is None) for peer, taken in self.taken.items()
+        ]
         if self.making is not None:
-            await self.making.finish()
-        for peer, taken in self.taken.items():
-            await taken.finish(whole=self.handles[peer].outcome.result().lost is None)
+            work.append(self.making.finish())
+        if len(work) == 1:
+            await work[0]
+            return
+        for raised in await asyncio.gather(*work, return_exceptions=True):  # at once: each goes to the thread and back
+            if raised is not None:
+                raise raised
 
     def abandon(self) -> None:
         """Nobody will ask for it any more."""
@@ -49,16 +62,19 @@ class UnderWay:
 
 
 class Exchanging:
-    """Opens them for one peer. begun: told of each.
+    """Opens them for one peer. num_elements: of its vector. begun: told of each.
 
     Receive buffers belong to places, not to peers: with random graphs there would be one for every peer in time. They are free again when
     the exchange is over, because its effect's answer waits for every outcome."""
 
-    def __init__(self, transport: Transport, said: Conversation, worker: Worker, begun: Begun) -> None:
+    def __init__(
+        self, transport: Transport, said: Conversation, worker: Worker, num_elements: int, begun: Begun
+    ) -> None:
         self._transport = transport
         self._said = said
         self._worker = worker
         self._begun = begun
+        self._makes_beside = num_elements > MAKE_BESIDE_FROM
         self._inboxes: dict[int, Tensor] = {}
 
     @property
@@ -66,13 +82,18 @@ class Exchanging:
         """Receive buffers made so far: as many as the most neighbours of a round, kept for the whole run."""
         return len(self._inboxes)
 
+    def prepare(self, effect: Exchange) -> None:
+        """Where the score's mathematics runs: make what is not to be made beside the exchange."""
+        if not self._makes_beside:
+            make_all(effect)
+
     def open(self, round: int, effect: Exchange) -> UnderWay:
         """With everybody who takes part."""
-        assert not (effect.atomic and effect.into), "an atomic exchange may be lost without harm"
-        under_way, key, making = UnderWay(time.monotonic()), ExchangeKey(round, effect.phase), effect.make
-        if making and self._worker.is_inline:
-            make_all(effect)
-            making = {}
+        if effect.atomic:
+            assert not effect.into, "it may be lost without harm"
+            assert all(take.read is None for take in effect.take.values()), "what takes its vectors only looks"
+        under_way, key = UnderWay(time.monotonic()), ExchangeKey(round, effect.phase)
+        making = effect.make if self._makes_beside else {}
         for peer in sorted({*effect.send, *effect.receive}):
             takes_part, why = self._said.directory.takes_part(peer, round)
             if not takes_part:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from peer.gossip.effects import Exchange, Maker
 from peer.transport.base import ExchangeHandle, LossReason
+from peer.transport.codec import FRAME_BYTES
 
 
 class OffLoop(Protocol):
@@ -17,8 +18,8 @@ class OffLoop(Protocol):
 
 
 class Making:
-    """Lets each maker of an exchange make one part in turn, off the event loop, until its vector is whole or nobody takes it any more, and
-    tells those who send it."""
+    """Lets the makers of an exchange take turns, off the event loop, until their vectors are whole or nobody takes them any more, and tells
+    those who send them. A turn is what another frame can be sent of: with parts for turns the first frame of everybody would be late."""
 
     def __init__(self, effect: Exchange, handles: Mapping[int, ExchangeHandle], off_loop: OffLoop) -> None:
         self._off_loop = off_loop
@@ -27,6 +28,7 @@ class Making:
         for peer in handles.keys() & effect.make.keys():
             self._peers.setdefault(effect.make[peer], []).append(peer)
         self._send = effect.send
+        self._made = dict.fromkeys(self._peers, 0)  # bytes
         self._at_work = asyncio.create_task(self._work(), name="make what is sent")
 
     async def finish(self) -> None:
@@ -50,10 +52,15 @@ class Making:
             raise
 
     async def _is_done(self, make: Maker, peers: list[int]) -> bool:
-        """After one part more."""
-        if all(self._handles[peer].outcome.done() for peer in peers):
-            return True
-        made = await self._off_loop(make)
-        for peer in peers:
-            self._handles[peer].made(made * self._send[peer].element_size())
-        return made == self._send[peers[0]].numel()
+        """After a turn of it."""
+        send, turn = self._send[peers[0]], self._made[make] // FRAME_BYTES
+        whole = send.numel() * send.element_size()
+        while self._made[make] // FRAME_BYTES == turn:
+            if all(self._handles[peer].outcome.done() for peer in peers):
+                return True
+            made = self._made[make] = await self._off_loop(make) * send.element_size()
+            for peer in peers:
+                self._handles[peer].made(made)
+            if made == whole:
+                return True
+        return False

@@ -30,6 +30,7 @@ from peer.gossip.effects import (
     Accumulate,
     Accumulated,
     Answer,
+    Both,
     Effect,
     Either,
     Exchange,
@@ -81,7 +82,7 @@ class RoundPlayer:
         if not algorithm.has_rounds:
             said.asked = {}
         self._settled = asyncio.Event()  # wakes who waits for exchanges
-        self._exchanging = Exchanging(transport, said, self.off_loop, self._begun)
+        self._exchanging = Exchanging(transport, said, self.off_loop, algorithm.state.params.numel(), self._begun)
         self._gathering = Gathering(transport, said, said.stirred.set, self._begun)
 
     def request_stop(self) -> None:
@@ -150,6 +151,9 @@ class RoundPlayer:
         def work() -> Effect | Update:
             with self.master.lock, torch.no_grad():
                 step = advance(score, answer)
+                effect = step.exchange if isinstance(step, Both) else step
+                if isinstance(effect, Exchange):
+                    self._exchanging.prepare(effect)
                 self.master.rounds += isinstance(step, Update)
                 return step
 

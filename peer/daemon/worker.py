@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-INLINE: Final = (
-    1 << 18
-)  # elements times passes over them up to which the work is shorter than handing it to another thread
+INLINE: Final = 1 << 18
+"""Elements times passes over them up to which the work is shorter than handing it to another thread."""
+
 T = TypeVar("T")
 
 

@@ -59,8 +59,8 @@ class Exchange(NamedTuple):
     the answer is there; what it was given by `read` is not in the answer, unless `into` says where. In an atomic exchange it only looks,
     without `read`: whether the edge counts is not known yet.
 
-    make[j] makes send[j], which need not be there yet; vectors that are one have one maker. If it may have been left in the middle, the
-    answer has no vector of any of its peers.
+    make[j] makes send[j], which need not be there yet; vectors that are one have one maker. It is left in the middle only if the exchanges
+    of all its peers are lost.
     """
 
     phase: int
@@ -153,7 +153,7 @@ class Inbox(NamedTuple):
 
 
 def make_all(effect: Exchange) -> None:
-    """For a host that sends vectors whole."""
+    """Make every vector whole, before any is sent."""
     for j, make in effect.make.items():
         while make() < effect.send[j].numel():
             pass

@@ -32,7 +32,7 @@ class Encoding:
         self._vector = vector
         self._minus = minus
         self._ahead = ahead
-        self._checks = checks or reads_back
+        self._checks = checks
         self._reads_back = reads_back
         self._done = 0
         self._sound = True
@@ -50,7 +50,7 @@ class Encoding:
             wire.encode_piece(self._vector, values, start, stop, self._minus)
             if self._checks:
                 self._sound = self._sound and wire.is_sound_piece(values, start, stop)
-            if self._reads_back and self._sound:
+            if self._reads_back:
                 wire.piece(values, start, self._vector[start:stop])
             self._done = stop
         return self._ahead + wire.num_bytes(self._done)

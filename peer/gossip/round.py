@@ -26,8 +26,8 @@ from topology import RoundPlan
 class Timing(NamedTuple):
     """Seconds of one round in the host's time. began: since the start of training. total: from there to the end. computing: from the
     opening until the own quota was done, or the close. accumulating: until the close. exchanging: from the close until the exchange
-    was over. mixing: in the algorithm's own mathematics. No two of computing, waiting (accumulating - computing), exchanging and
-    mixing are at the same time; what they leave of total is the host's."""
+    was over, with what is encoded and looked at beside it. mixing: in the algorithm's own mathematics. No two of computing, waiting
+    (accumulating - computing), exchanging and mixing are at the same time; what they leave of total is the host's."""
 
     began: float
     total: float

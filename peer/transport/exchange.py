@@ -4,7 +4,7 @@ Both ends push their vector and fill the other's. Without `atomic`, an end is co
 and the other's is whole. With `atomic` it votes as soon as the other's vector is whole, and commits when it has the
 other's vote too:
 
-    open --receive is whole--> voted --other's vote--> committed
+    open --receive is whole--> voted --other's vote, and send is written--> committed
      |  give_up, abort, corrupt  |  abort, or the grace is over after give_up
      +-----------> lost <--------+
 
@@ -189,7 +189,7 @@ class Exchange:
         if not self._voted:
             self._voted = True
             self._link.send_vote(self.key)
-        if self._other_voted:
+        if self._other_voted and self.payload is None and not self._owes:  # a vote for what was not sent is none
             self._end(None)
 
     def _end(self, lost: LossReason | None) -> None:

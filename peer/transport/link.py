@@ -13,12 +13,12 @@ lane for exchanges before K has been read, so nothing that B still waits for fro
 payloads of exchanges after K. Votes and aborts can not lie behind it, because they take the other lane. So whatever B
 waits for before it opens K is either on another lane, or will come from a peer that is at an exchange before K; take
 the smallest exchange anywhere in the cluster that is not over: nobody is stopped at it or before it, so it proceeds
-or its opener gives it up.
+or its opener gives it up. A writer may wait for its own worker thread to make a vector, which waits for no peer.
 
 Order between the lanes is not defined, so a vote or an abort may come before the frames it is about: an abort for an
-exchange that is not open yet is kept (early.py), lets the frames of that exchange be dropped, and ends it
-when it is opened. A vote may come before the exchange is opened if its sender expects nothing. Both lanes are ordered
-in themselves, so an abort never overtakes a vote.
+exchange that is not open yet is kept (early.py), lets the frames of that exchange be dropped, and ends it when it is opened.
+A vote may come before the exchange is opened if its sender expects nothing. Both lanes are ordered in themselves, so an abort
+never overtakes a vote.
 """
 
 from __future__ import annotations

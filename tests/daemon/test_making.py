@@ -11,8 +11,10 @@ import torch
 from peer.daemon.making import Making
 from peer.gossip.effects import Exchange
 from peer.transport.base import LossReason, Outcome
+from peer.transport.codec import FRAME_BYTES
 
-K = 4
+K = 4  # parts
+PART = FRAME_BYTES // 8  # float32 elements: half a frame
 
 
 class Handle:
@@ -37,7 +39,7 @@ class Handle:
 
 
 class Counting:
-    """A maker of an element a call. log: of all makers, in order."""
+    """A maker of a part a call. log: of all makers, in order."""
 
     def __init__(self, name: str, log: list[str], fails_at: int = K + 1) -> None:
         self.done = 0
@@ -48,7 +50,7 @@ class Counting:
         self.done += 1
         if self.done == self._fails_at:
             raise ArithmeticError(self._name)
-        return self.done
+        return self.done * PART
 
 
 async def off_loop(work: Callable[[], int]) -> int:
@@ -57,18 +59,19 @@ async def off_loop(work: Callable[[], int]) -> int:
 
 
 def exchange(make: dict[int, Counting]) -> Exchange:
-    send = {j: torch.zeros(K) for j in make}
-    return Exchange(0, send, dict.fromkeys(make, K), atomic=True, make=make)
+    send = {j: torch.zeros(K * PART) for j in make}
+    return Exchange(0, send, dict.fromkeys(make, K * PART), atomic=True, make=make)
 
 
-async def test_makers_take_turns_and_who_is_made_for_is_told_of_bytes() -> None:
+async def test_makers_take_turns_of_a_frame_and_who_is_made_for_is_told_of_bytes() -> None:
     log: list[str] = []
     both, other = Counting("both", log), Counting("other", log)
     handles = {1: Handle(), 2: Handle(), 3: Handle()}
     await Making(exchange({1: both, 2: both, 3: other}), handles, off_loop).finish()
     assert sorted(log) == ["both"] * K + ["other"] * K
-    assert all(set(log[i : i + 2]) == {"both", "other"} for i in range(0, 2 * K, 2))
-    assert all(handle.told == [4, 8, 12, 16] for handle in handles.values())
+    first, second = log[0], log[2]
+    assert log == 2 * [first, first, second, second]
+    assert all(handle.told == [4 * PART * (i + 1) for i in range(K)] for handle in handles.values())
 
 
 async def test_nothing_is_made_for_who_takes_no_part_and_no_more_for_who_is_lost() -> None:
@@ -96,7 +99,8 @@ async def test_a_vector_for_two_is_made_while_one_of_them_takes_it() -> None:
 async def test_a_maker_that_fails_gives_its_exchanges_up_and_is_heard_of() -> None:
     handles = {1: Handle(), 2: Handle()}
     making = Making(exchange({1: Counting("bad", [], fails_at=2), 2: Counting("good", [])}), handles, off_loop)
-    assert [(await handle.outcome).lost for handle in handles.values()] == [LossReason.LEFT] * 2
+    async with asyncio.timeout(10):
+        assert [(await handle.outcome).lost for handle in handles.values()] == [LossReason.LEFT] * 2
     with pytest.raises(ArithmeticError, match="bad"):
         await making.finish()
 

@@ -112,6 +112,7 @@ async def test_a_vector_is_sent_as_far_as_it_is_made(rig: Rig, atomic: bool) -> 
         sent[made // 4 : until // 4] = x[made // 4 : until // 4]
         made = until
         sending.made(made)
+        sending.made(made - 4)  # does not take back what was told
         async with asyncio.timeout(10):
             await come.wait()
         come.clear()
@@ -119,6 +120,23 @@ async def test_a_vector_is_sent_as_far_as_it_is_made(rig: Rig, atomic: bool) -> 
     assert torch.equal(inbox, x)
     sending.made(4 * BIG)  # nobody minds
     assert await ends(a.open(1, K(1, 0), x, None), b.open(0, K(1, 0), None, inbox)) == [None, None]
+
+
+async def test_a_vote_for_a_vector_that_was_not_sent_commits_nothing(rig: Rig) -> None:
+    a, b = await rig.pair()
+    y, inbox, whole = torch.ones(9), torch.zeros(9), asyncio.Event()
+    mine = a.transport.exchange(
+        1, K(0, 0), torch.ones(BIG), inbox, atomic=True, making=True, arrived=lambda num_bytes: whole.set()
+    )
+    theirs = b.open(0, K(0, 0), y, torch.zeros(BIG))
+    b.transport._links[0].send_vote(K(0, 0))  # type: ignore[attr-defined]
+    b.transport.tell(0, Word(WordKind.READY, 1))
+    await a.recorder.until(lambda: bool(a.recorder.words))
+    async with asyncio.timeout(10):
+        await whole.wait()
+    assert not mine.outcome.done()
+    mine.made(4 * BIG)
+    assert await ends(mine, theirs) == [None, None]
 
 
 @pytest.mark.parametrize("made", [0, FRAME_BYTES, FRAME_BYTES + 400])
