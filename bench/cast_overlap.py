@@ -85,6 +85,7 @@ def run(tree: Path, a: argparse.Namespace, wire: str) -> list[float]:
             "--batch-size": 1,
             "--lr": 0.01,
             "--closing": "barrier",
+            "--trainer": "thread",
             "--max-rounds": a.rounds,
             "--scenario": scenario,
             "--report": report,

@@ -1,7 +1,7 @@
 """What exchange costs training: throughput of two peers' trainers beside vectors both ways, with the trainer in a thread or a process, and
 the vectors over gRPC or a socket beside it.
 
-    python bench/undisturbed.py [--seconds 6] [--repeats 3] [--sizes 1 10 100] [--out bench/results/undisturbed.json]
+    python bench/undisturbed.py [--seconds 6] [--repeats 3] [--sizes 1 10 100] [--planes grpc direct] [--out bench/results/undisturbed.json]
 
 Two peers on this machine, one torch thread each: the product's Trainer, transport and allocator settings, each in a forked process with a
 uvloop, as `grapevine up` runs them. The trainer computes chunks of a digits CNN of about 25 ms or of the digits MLP of about 1 ms, sized at
@@ -275,7 +275,9 @@ def table(runs: dict[str, dict[str, Any]], megabytes: float) -> str:
         "|---|---|---|---|---|---|",
     ]
     for kind, plane, where in itertools.product(TASKS, PLANES, TRAINERS):
-        run = runs[key_of(kind, where, plane, megabytes)]
+        run = runs.get(key_of(kind, where, plane, megabytes))
+        if run is None:
+            continue
         alone = run["alone samples_per_second"]
         lines.append(
             f"| {kind}, {where}, {plane} | {1e3 * run['samples'] / alone:.1f} ms | {run['1.3 a second samples_per_second'] / alone:.2f} "
@@ -293,12 +295,13 @@ def main() -> None:
     parser.add_argument(
         "--back-to-back", type=int, default=20, help="exchanges of 100 MB, and so many bytes of other sizes"
     )
+    parser.add_argument("--planes", nargs="+", default=PLANES, choices=PLANES)
     parser.add_argument("--out", type=Path, default=Path("bench/results/undisturbed.json"))
     a = parser.parse_args()
     kept = Kept(a.out, {name: getattr(a, name) for name in ("seconds", "repeats", "back_to_back")})
     for kind, (name, seconds) in TASKS.items():
         samples = chunk_samples(name, seconds)
-        for megabytes, plane, where in itertools.product(a.sizes, PLANES, TRAINERS):
+        for megabytes, plane, where in itertools.product(a.sizes, a.planes, TRAINERS):
             key = key_of(kind, where, plane, megabytes)
             if key not in kept.runs:
                 kept.add(key, measure(kind, where, plane, samples, megabytes, a))
