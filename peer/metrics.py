@@ -272,7 +272,7 @@ REFUSED = _counter(
 )
 DROPPED = _counter(
     "grapevine_dropped_messages_total",
-    "Messages dropped, which did no harm, by why",
+    "Messages dropped, and callers and observers turned away, by why",
     {"reason": f"{', '.join(DROPS)} (peer/transport/README.md)"},
 )
 

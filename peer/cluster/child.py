@@ -11,8 +11,10 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 
 from peer.cluster.line import Line
@@ -105,4 +107,7 @@ def child_main(config_json: str, peer: int, end: socket.socket, solved: Solution
     finally:
         end.close()
         logging.shutdown()
+        for said in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or whatever a task has put in its place
+                said.flush()
         os._exit(code)  # no interpreter tear-down: nothing of it is of use, and torch's takes long

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from peer.assembly import (
     in_effect,
@@ -30,7 +28,7 @@ from peer.gossip.algorithm import Algorithm
 from peer.gossip.closing import ClosingPolicy
 from peer.scenario import Scenario
 from peer.training.chunk import ChunkComputer
-from peer.training.data import SampleStream
+from peer.training.data import Indices, SampleStream
 from peer.training.flat import FlatModel
 from peer.training.optimizer import MasterOptimizer
 from peer.training.task import Task, load_task
@@ -71,7 +69,8 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
     scenario = make_real_scenario(config)
     schedule = make_schedule(config)
     data = task.train_data()
-    computer, trainer_kind = make_computer(config, peer, task, data)  # first, as it may fork
+    shares = make_shares(config, task, data)  # reads labels: not beside a process that reads the same files
+    computer, trainer_kind = make_computer(config, peer, task, data)  # before there are vectors, as it may fork
     try:
         master = make_model(config, task)
         fingerprint = master.layout.fingerprint()
@@ -81,7 +80,7 @@ def assemble(config: Config, peer: int, notify: Callable[[ChunkEvent], None]) ->
             scenario=scenario,
             algorithm=make_algorithm(config, peer, master.vector, make_optimizer(config, task, master, master.vector)),
             closing=make_policy(config, peer),
-            trainer=_trainer(config, peer, task, data, computer, master, scenario, notify),
+            trainer=_trainer(config, peer, shares[peer], task, computer, master, scenario, notify),
             trainer_kind=trainer_kind,
             fingerprint=fingerprint,
             identity=identity(config, peer, schedule, fingerprint),
@@ -107,17 +106,16 @@ def warm_up(config: Config, parts: Parts) -> None:
 def _trainer(
     config: Config,
     peer: int,
+    share: Indices,
     task: Task,
-    data: Dataset[Any],
     computer: Computer,
     master: FlatModel,
     scenario: Scenario,
     notify: Callable[[ChunkEvent], None],
 ) -> Trainer:
-    shares = make_shares(config, task, data)
     return Trainer(
         computer,
-        SampleStream(shares[peer], config.seed, peer, config.chunk_samples),
+        SampleStream(share, config.seed, peer, config.chunk_samples),
         make_accumulator(config, master.vector, partial(make_optimizer, config, task, master)),
         make_stragglers(config, scenario).for_peer(peer),
         nominal_chunk_seconds(config, scenario),

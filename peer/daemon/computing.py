@@ -8,8 +8,8 @@ come. What works in a thread works by default, then; only who asks for `process`
 from __future__ import annotations
 
 import logging
+import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -35,8 +35,8 @@ PROCESS_FROM: Final = 2_000_000
 cores and the interpreter lock, grows with the vector; what a process costs, a message each way for every chunk and one process more to
 run, does not. Between 0.3 and 2.4 million elements neither trained more than the other (docs/trainer.md)."""
 
-FIRST_WITHIN: Final = 20.0
-"""Seconds that `auto` waits for the first chunk of a process before it computes in a thread: less than others wait for a peer to appear."""
+STALLED_SECONDS: Final = 5.0
+"""A process whose first chunk has used no processor time for so long stands still, and `auto` computes in a thread."""
 
 
 def make_computer(config: Config, peer: int, task: Task, data: Dataset[Any]) -> tuple[Computer, TrainerKind]:
@@ -77,11 +77,16 @@ def why_no_process() -> str:
     """Why nothing should be forked from this process as it is that computes chunks, in words; "" if it can."""
     if why := _why_not_on_this_system():
         return why
-    if threading.active_count() > 1:
+    if num_threads() > 1:
         return "other threads run beside it, which a fork leaves behind"
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "CUDA is open, which does not survive a fork"
     return ""
+
+
+def num_threads() -> int:
+    """Of this process: Python's, and those of libraries, of which Python does not know."""
+    return len(os.listdir("/proc/self/task"))
 
 
 def model_to_compute_with(config: Config, task: Task) -> FlatModel:
@@ -102,7 +107,7 @@ def _process(config: Config, task: Task, model: FlatModel, data: Dataset[Any]) -
         return ComputerProcess(computer, model, first)
     process = ComputerProcess(computer, model)
     try:
-        process.prove(first, FIRST_WITHIN)
+        process.prove(first, STALLED_SECONDS, config.start_timeout / 2)
     except BaseException:
         process.close()
         raise
@@ -122,7 +127,7 @@ def _say(level: int, peer: int, reason: str) -> None:
 
 def _told(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"its first chunk did not come within {FIRST_WITHIN:g} s"
+        return f"its first chunk stood still for {STALLED_SECONDS:g} s"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return f"it {error}" if isinstance(error, ComputerDied) else str(error)

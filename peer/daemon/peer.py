@@ -264,6 +264,10 @@ class Peer:
             for waiting in waits:
                 waiting.cancel()
 
+    async def close(self) -> None:
+        """End what a peer has from its making on, if it never ran. May be called again."""
+        await self._stop_trainer()
+
     async def _stop_trainer(self) -> None:
         """End the evaluations, the trainer's thread and its clock, once; what is under way is abandoned."""
         if self._trainer_stopped:

@@ -66,6 +66,24 @@ async def serve(
     torch.set_num_threads(1)
     try:
         host = Peer(config, peer)
+    except BAD_INPUT as error:
+        raise Fatal(ExitCode.CONFIG, str(error)) from None
+    try:
+        return await _serve(host, config, peer, address_book, linger, started)
+    finally:
+        await host.close()
+
+
+async def _serve(
+    host: Peer,
+    config: Config,
+    peer: int,
+    address_book: AddressBook,
+    linger: bool,
+    started: Callable[[Peer], None],
+) -> PeerSummary:
+    """The peer that was made, to its end."""
+    try:
         warm_up(config, host.parts)
     except BAD_INPUT as error:
         raise Fatal(ExitCode.CONFIG, str(error)) from None

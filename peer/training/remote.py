@@ -1,8 +1,8 @@
 """The computation of chunks in a process of its own, beside the daemon: `ChunkComputer` behind a socket.
 
 Small steps and gRPC fight for the interpreter lock when they share a process; docs/trainer.md has the figures. The process is forked
-from the daemon before any thread is started, so it costs no import and shares the data set's pages; the vector [d] and the gradient [d]
-lie in memory that both have mapped, so that a chunk costs one message each way and no copy of its own.
+from the daemon before any thread is started, so it costs no import and shares the pages of a data set's tensors and arrays; the vector
+[d] and the gradient [d] lie in memory that both have mapped, so that a chunk costs one message each way and no copy of its own.
 
 Whatever happens to it, a task that crashes takes this process along and not the daemon, which says so, says goodbye to its neighbours and
 ends in order. A chunk under way can be interrupted. When the daemon is gone, the kernel ends it (PR_SET_PDEATHSIG). Files that the task
@@ -14,12 +14,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import signal
 import socket
 import stat
 import struct
+import sys
+import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NoReturn
 
 import numpy as np
@@ -49,6 +53,10 @@ class ComputerDied(Exception):
     """How the other process ended."""
 
 
+class ComputerStalled(Exception):
+    """The other process stands still."""
+
+
 def give_way() -> None:
     """From now on this thread, and those that it starts, get out of the way of a computer that was forked before: exchanges slow down
     before training does, on a machine that is busy. It can't be taken back."""
@@ -76,8 +84,12 @@ class ComputerProcess:
             raise ValueError("a computer in a process of its own works on the CPU")
         self._vector, self._gradient = model.vector, model.gradient
         self._loaded = False
+        self._owed = False  # the answer to a chunk that is to be forgotten
         self._socket, theirs = socket.socketpair()
         daemon = os.getpid()
+        for said in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or whatever a task has put in its place
+                said.flush()  # else it would be said twice
         try:
             self.pid = os.fork()
         except OSError:
@@ -101,31 +113,57 @@ class ComputerProcess:
     def compute(self, indices: Indices) -> Chunk:
         """The chunk of the samples at these dataset indices [b]; its gradient [d] is valid until the next. Raises ComputerFailed and
         ComputerDied."""
-        asked = _ASKED.pack(self._loaded, len(indices)) + np.ascontiguousarray(indices, np.int64).tobytes()
-        self._loaded = False
+        loaded, self._loaded = self._loaded, False
         try:
-            self._socket.sendall(asked)
-            well, loss_sum, finite, length = _TOLD.unpack(_receive(self._socket, _TOLD.size))
-            told = _receive(self._socket, length).decode() if length else ""
-        except TimeoutError:
-            raise
+            self._ask(loaded, indices)
+            if self._owed:
+                self._owed = False
+                with suppress(ComputerFailed):
+                    self._hear()
+            loss_sum, finite = self._hear()
         except OSError:
             raise ComputerDied(self._how_it_ended()) from None
-        if not well:
-            raise ComputerFailed(told)
         return Chunk(self._gradient, len(indices), loss_sum, finite)
 
-    def prove(self, indices: Indices, within: float) -> None:
-        """Compute a chunk and forget it, so that it is known to work here. Raises ComputerFailed, ComputerDied, and TimeoutError if nothing
-        comes for so many seconds; after that it can only be closed."""
-        self._socket.settimeout(within)
-        self.compute(indices)
-        self._socket.settimeout(None)
+    def prove(self, indices: Indices, stalled: float, at_most: float) -> None:
+        """Compute a chunk and forget it, so that it is known to work here. Raises ComputerFailed, ComputerDied, and TimeoutError if the
+        process has used no processor time for `stalled` seconds, as one that waits for what its fork left behind; after that it can only
+        be closed. One that is still at work after `at_most` seconds is believed."""
+        try:
+            self._ask(False, indices)
+            begun = time.monotonic()
+            used, since = processor_ticks(self.pid), begun
+            while not select.select((self._socket,), (), (), 0.05)[0]:
+                now, uses = time.monotonic(), processor_ticks(self.pid)
+                if uses != used:
+                    used, since = uses, now
+                if now - since > stalled:
+                    raise ComputerStalled
+                if now - begun > at_most:
+                    self._owed = True
+                    return
+            self._hear()
+        except ComputerStalled:
+            raise TimeoutError from None
+        except OSError:
+            raise ComputerDied(self._how_it_ended()) from None
+
+    def _ask(self, loaded: bool, indices: Indices) -> None:
+        self._socket.sendall(_ASKED.pack(loaded, len(indices)) + np.ascontiguousarray(indices, np.int64).tobytes())
+
+    def _hear(self) -> tuple[float, bool]:
+        """Raises OSError and ComputerFailed."""
+        well, loss_sum, finite, length = _TOLD.unpack(_receive(self._socket, _TOLD.size))
+        told = _receive(self._socket, length).decode() if length else ""
+        if not well:
+            raise ComputerFailed(told)
+        return loss_sum, finite
 
     def close(self) -> None:
         """End the process, in the middle of a chunk too; `compute` then raises. May be called again."""
         if self._ended is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the thread that computes has seen it end meanwhile
+                os.kill(self.pid, signal.SIGKILL)
             self._wait()
         self._socket.close()
 
@@ -140,6 +178,15 @@ class ComputerProcess:
                 self._ended = os.waitpid(self.pid, 0)[1]
             except ChildProcessError:  # the thread that computes and the one that closes have met here
                 self._ended = self._ended or 0
+
+
+def processor_ticks(pid: int) -> int:
+    """Of all threads of a process, its own and the kernel's for it; -1 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1
+    return int(fields[11]) + int(fields[12])
 
 
 def _receive(end: socket.socket, size: int) -> bytearray:
@@ -174,7 +221,10 @@ def _leave_the_daemon(daemon: int, kept: int) -> None:
     signal.set_wakeup_fd(-1)
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)  # the daemon decides
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL):
+        raise RuntimeError("this system does not say when a parent dies")
+    with suppress(Exception):  # whatever a task has put in its place; a process that is killed flushes nothing
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if os.getppid() != daemon:
         raise ConnectionResetError("the daemon is gone already")
     for number in map(int, os.listdir("/proc/self/fd")):

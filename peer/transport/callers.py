@@ -2,8 +2,9 @@
 watch (observers.py).
 
 Each connection may have so many calls at once; more are refused, and counted as `crowd`. A call counts until its caller knows how it
-ended, which one that reads nothing puts off for as long as it is connected. Of all connections together MAX_CALLERS may wait; beyond
-that the one that has waited longest goes, so that a crowd of silent ones does not shut out who knows what to say.
+ended, which one that reads nothing puts off for as long as it is connected; that of a peer until it has agreed. Of all connections
+together MAX_CALLERS may wait; beyond that the one that has waited longest goes, so that a crowd of silent ones does not shut out who
+knows what to say.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import grpc
 from peer.transport.streams import Context, end
 
 CALLS_AT_ONCE: Final = 8
-"""Of one connection: a peer has one under way."""
+"""Of one connection."""
 
 MAX_CALLERS: Final = 128
 
@@ -34,22 +35,31 @@ class Callers:
         self._calls: Counter[str] = Counter()  # by connection
 
     @contextlib.asynccontextmanager
-    async def call(self, context: Context) -> AsyncIterator[None]:
-        """All of a call. It is refused if its connection has too many, and ends with an error if its time is up."""
+    async def call(self, context: Context) -> AsyncIterator[Callable[[], None]]:
+        """All of a call. It is refused if its connection has too many, and ends with an error if its time is up. For who is known what
+        this yields is called, and it counts no more: a proxy may carry many peers over one connection."""
         connection = context.peer()
         if self._calls[connection] >= self._at_once:
             self._refused("crowd")
             await end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls of this connection at once")
         self._calls[connection] += 1
+        counted = True
+
+        def known() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self._calls[connection] -= 1
+                if not self._calls[connection]:
+                    del self._calls[connection]
+
         try:
             await context.send_initial_metadata(())  # with the first message, it could be stuck, and no end be told
-            yield
+            yield known
         except TimeoutError:
             await end(context, grpc.StatusCode.DEADLINE_EXCEEDED, "too slow, or too many callers that are")
         finally:
-            self._calls[connection] -= 1
-            if not self._calls[connection]:
-                del self._calls[connection]
+            known()
 
     @contextlib.contextmanager
     def waiting(self, patience: asyncio.Timeout) -> Iterator[None]:

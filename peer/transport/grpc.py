@@ -16,7 +16,7 @@ import errno
 import logging
 import secrets
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -220,10 +220,10 @@ class GrpcTransport(LinkedTransport):
         return grpc.method_handlers_generic_handler(PACKAGE_SERVICE, methods)
 
     async def _control(self, _requests: AsyncIterator[bytes], context: Context) -> None:
-        async with self._callers.call(context):
-            await self._answered(ServerLane(context), context)
+        async with self._callers.call(context) as known:
+            await self._answered(ServerLane(context), context, known)
 
-    async def _answered(self, control: ServerLane, context: Context) -> None:
+    async def _answered(self, control: ServerLane, context: Context, known: Callable[[], None]) -> None:
         """A link whose other end dialled. Raises TimeoutError if it does not agree in time."""
         lane = _LaneToCome(self._awaited, self._door)
         near = is_loopback(_caller(context)[0])
@@ -238,6 +238,7 @@ class GrpcTransport(LinkedTransport):
                     if session is None:
                         return
                     await lane.comes(session.data_plane)
+            known()
             if lane.socket.done():
                 await self._run_link(session, control, lane.socket.result(), words=lane.word_line())
             else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from peer.config import Config, ConfigError
 from peer.daemon import computing
 from peer.daemon.assembly import assemble, warm_up
 from peer.daemon.computing import PROCESS_FROM, make_computer, trainer_kind, why_no_process
+from peer.daemon.process import fixed_addresses, run_loop, serve
+from peer.exit_codes import Fatal
 from peer.training.chunk import ChunkComputer
 from peer.training.remote import ComputerProcess
 from peer.training.task import TaskError
@@ -34,7 +38,7 @@ WORKER, HEAD = 1, 0
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a daemon that has just begun; what runs tests has threads of its own."""
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(computing, "num_threads", lambda: 1)
 
 
 @pytest.mark.usefixtures("alone")
@@ -80,7 +84,7 @@ def test_nothing_is_forked_from_what_would_not_survive_it(
     over.set()
     beside.join()
     assert "peer 1 computes in a thread and not in a process of its own: other threads run beside it" in caplog.text
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(computing, "num_threads", lambda: 1)
     assert why_no_process() == ""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert why_no_process().startswith("CUDA is open")
@@ -129,11 +133,21 @@ class HangsElsewhere(HereOnly):
         time.sleep(1000)
 
 
+class StartsALibrarysThreads(Large):
+    """Those of OpenMP, that Python does not know of, and a fork leaves behind: computing with two threads would stand still."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(2)
+        torch.ones(500, 500) @ torch.ones(500, 500)
+
+
 def by_default(task: type[Large], told: Connection) -> None:
     """In a process without threads: what computes a chunk by default, the sum of its gradient, and whether another process lives."""
     torch.set_num_threads(1)
-    computing.FIRST_WITHIN = 30.0 if task is not HangsElsewhere else 0.2  # type: ignore[misc]
+    computing.STALLED_SECONDS = 30.0 if task is not HangsElsewhere else 0.3  # type: ignore[misc]
     made = task()
+    if task is StartsALibrarysThreads:
+        computing.STALLED_SECONDS = math.inf  # type: ignore[misc]
     computer, kind = make_computer(AUTO, WORKER, made, made.train_data())
     computer.load(torch.full((computer.dim,), 1e-3))  # type: ignore[attr-defined]
     total = computer.compute(np.arange(4)).gradient.sum().item()
@@ -151,8 +165,8 @@ def has_a_child() -> bool:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("task", [Large, HereOnly, DiesElsewhere, HangsElsewhere])
-def test_a_process_whose_first_chunk_does_not_come_is_replaced_by_a_thread(task: type[Large]) -> None:
+@pytest.mark.parametrize("task", [Large, HereOnly, DiesElsewhere, HangsElsewhere, StartsALibrarysThreads])
+def test_a_process_whose_first_chunk_does_not_or_would_not_come_is_replaced_by_a_thread(task: type[Large]) -> None:
     ours, theirs = context().Pipe(duplex=False)
     process = context().Process(target=by_default, args=(task, theirs))
     process.start()
@@ -172,6 +186,15 @@ def a_config_that_is_refused_after_the_fork() -> None:
     task = "tests.daemon.tasks:Large"
     with pytest.raises(TaskError, match="optimizer 'adamm' is unknown"):
         assemble(config(task=task, trainer="process", optimizer="adamm"), WORKER, lambda event: None)
+    assert not has_a_child()
+
+
+def a_peer_that_fails_before_it_runs() -> None:
+    """In a program that lives on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        told = config(trainer="process", metrics_port=taken.getsockname()[1], peers=2)
+        with pytest.raises(Fatal, match="can't serve metrics"):
+            run_loop(serve(told, WORKER, fixed_addresses(told)))
     assert not has_a_child()
 
 
@@ -197,7 +220,9 @@ def the_daemons_warm_up() -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    "check", [a_config_that_is_refused_after_the_fork, the_daemons_warm_up], ids=lambda check: check.__name__
+    "check",
+    [a_config_that_is_refused_after_the_fork, a_peer_that_fails_before_it_runs, the_daemons_warm_up],
+    ids=lambda check: check.__name__,
 )
 def test_what_a_process_leaves_to_the_daemon(check: Callable[[], None]) -> None:
     process = context().Process(target=check)

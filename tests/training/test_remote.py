@@ -18,7 +18,7 @@ from tests.training import elsewhere
         elsewhere.a_task_that_raises_is_told_and_goes_on,
         elsewhere.a_process_that_dies_says_how,
         elsewhere.a_chunk_under_way_can_be_interrupted,
-        elsewhere.nothing_that_comes_in_time_is_said,
+        elsewhere.a_process_that_stands_still_is_told_from_one_that_works,
         elsewhere.files_of_the_task_stay_open_and_sockets_do_not,
         elsewhere.other_devices_are_refused,
     ],

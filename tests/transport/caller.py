@@ -43,6 +43,7 @@ class Caller:
         hello = wire.Hello(
             protocol=PROTOCOL,
             run=me.run,
+            peer=me.peer,
             num_peers=me.num_peers,
             fingerprint=me.fingerprint,
             settings=me.settings,

@@ -283,7 +283,7 @@ async def test_one_byte_at_a_time_costs_the_exchange_and_keeps_nothing(victim: M
 async def test_a_thousand_streams_are_refused_and_counted_and_shut_nobody_out(
     socket_rig: Rig, victim: Member, caller: Caller
 ) -> None:
-    """Who says nothing waits to be cut, as many as a connection may have beside its link, which goes on; others come and are answered."""
+    """Who says nothing waits to be cut, as many as a connection may have; its link goes on, others come and are answered."""
     open_control: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = caller.channel.stream_stream(carrier.CONTROL)
     calls = [open_control() for _ in range(1000)]
     refused: asyncio.Queue[grpc.StatusCode] = asyncio.Queue()
@@ -293,7 +293,7 @@ async def test_a_thousand_streams_are_refused_and_counted_and_shut_nobody_out(
 
     watching = [asyncio.create_task(watch(call)) for call in calls]
     async with asyncio.timeout(20):
-        codes = [await refused.get() for _ in range(1000 - (CALLS_AT_ONCE - 1))]
+        codes = [await refused.get() for _ in range(1000 - CALLS_AT_ONCE)]
     assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert victim.recorder.dropped.count("crowd") == len(codes)
     await the_next_exchange_goes_on(victim, caller)
@@ -303,6 +303,24 @@ async def test_a_thousand_streams_are_refused_and_counted_and_shut_nobody_out(
     for call in calls:
         call.cancel()
     await asyncio.gather(*watching)
+
+
+async def test_one_connection_may_carry_more_peers_than_calls_that_have_not_agreed() -> None:
+    """As through a proxy."""
+    num_callers = CALLS_AT_ONCE + 3
+    rig = Rig("grpc")
+    victim = await rig.start(identity(num_callers, num_callers + 1))
+    callers_of_it = [Caller(victim.address, me=identity(i, num_callers + 1)) for i in range(num_callers)]
+    for one in callers_of_it[1:]:
+        await one.channel.close()
+        one.channel = callers_of_it[0].channel
+    for one in callers_of_it:
+        async with asyncio.timeout(10):
+            await one.join()
+    await victim.recorder.until(lambda: len(victim.transport.linked()) == num_callers)
+    assert not victim.recorder.dropped
+    await callers_of_it[0].channel.close()
+    await rig.stop()
 
 
 async def test_a_crowd_of_connections_is_bounded_and_shuts_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,21 @@ async def test_a_crowd_of_watching_connections_is_bounded_and_shuts_out_no_newco
         assert not any(call.done() for call in calls[2:])
 
 
+async def test_who_watches_may_do_so_for_longer_than_a_question_takes(
+    victim: Member, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observers, "ASK_SECONDS", 0.2)
+    watching = watch(channel)
+    before = await watching.read()
+    async with asyncio.timeout(10):
+        silent: Any = channel.stream_stream(CHECK)()  # began later, and its time is up
+        assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        victim.transport.set_serving(False)  # type: ignore[attr-defined]
+        after = await watching.read()
+    assert before != after
+    assert victim.recorder.dropped == ["silent"]
+
+
 async def test_who_asks_and_says_not_what_is_cut(
     victim: Member, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
