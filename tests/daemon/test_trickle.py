@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import weakref
 from typing import Any
@@ -47,6 +46,7 @@ class Trickler(Caller):
         self.heard: list[tuple[str | None, int]] = []  # votes and aborts: of which round
         self._whole_frame = whole_frame
         self._sent = 0
+        self._mends = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
@@ -58,7 +58,7 @@ class Trickler(Caller):
 
     async def _trickle(self) -> None:
         message = framed(self.piece(0, VECTOR, 0, len(VECTOR)))
-        while True:
+        while not self._mends:
             at, self._sent = self._sent, self._sent + 1
             if not self._whole_frame:
                 await self.send(self.piece(0, VECTOR, at, at + 1))
@@ -71,9 +71,8 @@ class Trickler(Caller):
 
     async def mend(self) -> None:
         """Be a good neighbour from now on: what was begun comes to its end, and so does one vector of a round that is to come."""
-        self.trickling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.trickling
+        self._mends = True
+        await self.trickling  # not cancelled: within a write that would end gRPC's call
         if self._whole_frame:
             assert self.socket is not None
             await asyncio.get_running_loop().sock_sendall(self.socket, VECTOR[self._sent :])
