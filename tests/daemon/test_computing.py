@@ -170,9 +170,12 @@ def test_a_process_whose_first_chunk_does_not_or_would_not_come_is_replaced_by_a
     ours, theirs = context().Pipe(duplex=False)
     process = context().Process(target=by_default, args=(task, theirs))
     process.start()
-    assert ours.poll(60), "it is on standard error"
-    computer, kind, total, forked = ours.recv()
-    process.join(20)
+    try:
+        assert ours.poll(60), "it is on standard error"
+        computer, kind, total, forked = ours.recv()
+        process.join(20)
+    finally:
+        process.kill()  # and with it what it has forked
     expected = (ComputerProcess, "process", True) if task is Large else (ChunkComputer, "thread", False)
     assert (computer, kind, forked) == expected
     made = Large()
