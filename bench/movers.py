@@ -22,7 +22,7 @@ from crew import Order, Post, Vectors, run_on_uvloop, serve_blocking, serve_on_l
 from torch import Tensor
 
 from peer.daemon.taken import Taken
-from peer.daemon.worker import INLINE
+from peer.daemon.worker import INLINE, T
 from peer.gossip.algorithm import PeerState, ScheduleOptions, Update
 from peer.gossip.algorithms.ring_all_reduce import RingAllReduce
 from peer.gossip.digest import Digest
@@ -333,7 +333,7 @@ class RingScore:
             answer = await self._carry_out(round, step)
             self.exchanging += time.monotonic() - mixed
 
-    def _off_loop(self, work: Callable[[], None]) -> Awaitable[None]:
+    def _off_loop(self, work: Callable[[], T]) -> Awaitable[T]:
         return self._ours.off_loop(work, self._done.grad_sum.numel())
 
     async def _advance(self, score: Any, answer: Answer | None) -> Effect | Update:

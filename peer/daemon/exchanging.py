@@ -45,8 +45,9 @@ class UnderWay:
         ]
         if self.making is not None:
             work.append(self.making.finish())
-        if len(work) == 1:
-            await work[0]
+        if len(work) < 2:
+            for only in work:
+                await only
             return
         for raised in await asyncio.gather(*work, return_exceptions=True):  # at once: each goes to the thread and back
             if raised is not None:

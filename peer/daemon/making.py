@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
+from peer.daemon.worker import OffLoop
 from peer.gossip.effects import Exchange, Maker
 from peer.transport.base import ExchangeHandle, LossReason
 from peer.transport.codec import FRAME_BYTES
-
-
-class OffLoop(Protocol):
-    """Does work where it does not hold up the event loop."""
-
-    def __call__(self, work: Callable[[], int]) -> Awaitable[int]: ...
 
 
 class Making:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from torch import Tensor
 
+from peer.daemon.worker import OffLoop
 from peer.gossip.effects import Taker
 from peer.transport.base import Lent
 from peer.transport.exchange import as_tensor
-
-
-class OffLoop(Protocol):
-    """Does work where it does not hold up the event loop: at once if it is little, else on a thread."""
-
-    def __call__(self, work: Callable[[], None]) -> Awaitable[None]: ...
 
 
 class Taken:

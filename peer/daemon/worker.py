@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 INLINE: Final = 1 << 18
 """Elements times passes over them up to which the work is shorter than handing it to another thread."""
 
 T = TypeVar("T")
+
+
+class OffLoop(Protocol):
+    """Does work where it does not hold up the event loop: at once if it is little, else on a thread."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
 class Worker:

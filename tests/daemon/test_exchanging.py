@@ -69,6 +69,15 @@ async def turns() -> None:
         await asyncio.sleep(0.001)
 
 
+async def waits_for(held: Held, finishing: asyncio.Task[None]) -> None:
+    """Until it is let go, and no longer."""
+    await turns()
+    assert not finishing.done()
+    held.go.set()
+    async with asyncio.timeout(10):
+        await finishing
+
+
 @pytest.mark.parametrize("lost", [None, LossReason.DEADLINE])
 async def test_the_answer_waits_for_the_part_that_is_being_made(lost: LossReason | None) -> None:
     async with worker() as off_loop:
@@ -76,12 +85,7 @@ async def test_the_answer_waits_for_the_part_that_is_being_made(lost: LossReason
         beside = under_way(handle, off_loop, maker, None)
         await maker.is_on_the_thread()
         handle.end(lost)
-        finishing = asyncio.create_task(beside.finish())
-        await turns()
-        assert not finishing.done()
-        maker.go.set()
-        async with asyncio.timeout(10):
-            await finishing
+        await waits_for(maker, asyncio.create_task(beside.finish()))
         assert maker.ended == 1
 
 
@@ -92,12 +96,7 @@ async def test_the_answer_waits_for_who_takes_a_part_of_a_vector_that_was_lost_m
         beside.taken[1].arrived(4)
         await taker.is_on_the_thread()
         handle.end(LossReason.DECLINED)
-        finishing = asyncio.create_task(beside.finish())
-        await turns()
-        assert not finishing.done()
-        taker.go.set()
-        async with asyncio.timeout(10):
-            await finishing
+        await waits_for(taker, asyncio.create_task(beside.finish()))
         assert taker.ended == 1  # the rest of a vector that is lost is nobody's
 
 
@@ -111,11 +110,8 @@ async def test_an_error_of_one_is_raised_when_the_others_are_done() -> None:
         finishing = asyncio.create_task(beside.finish())
         maker.go.set()
         await taker.is_on_the_thread()
-        await turns()
-        assert not finishing.done()
-        taker.go.set()
         with pytest.raises(ArithmeticError, match="made"):
-            await finishing
+            await waits_for(taker, finishing)
         assert taker.ended == 2  # what had come, and the rest
 
 

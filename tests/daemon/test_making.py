@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from peer.daemon.making import Making
+from peer.daemon.worker import T
 from peer.gossip.effects import Exchange
 from peer.transport.base import LossReason, Outcome
 from peer.transport.codec import FRAME_BYTES
@@ -53,7 +54,7 @@ class Counting:
         return self.done * PART
 
 
-async def off_loop(work: Callable[[], int]) -> int:
+async def off_loop(work: Callable[[], T]) -> T:
     await asyncio.sleep(0)
     return work()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from peer.daemon.taken import Taken
+from peer.daemon.worker import T
 
 K = 10
 
@@ -36,8 +37,8 @@ class Slow:
         if self.error:
             raise self.error
 
-    async def off_loop(self, work: Callable[[], None]) -> None:
-        await self._loop.run_in_executor(self._thread, work)
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(self._thread, work)
 
     def go_on(self, times: int = 1) -> None:
         self._goes_on.release(times)
@@ -56,7 +57,7 @@ class Quick:
     def read(self, piece: Tensor) -> None:
         self.seen += piece.tolist()
 
-    async def never(self, work: Callable[[], None]) -> None:
+    async def never(self, work: Callable[[], T]) -> T:
         raise AssertionError("it was handed over")
 
 
@@ -120,8 +121,8 @@ async def test_a_slow_taker_is_lent_nothing_and_of_nothing_everybody_is_told() -
     slow, quick = Slow(), Quick()
     assert Taken(torch.zeros(K), slow, slow.off_loop, kept=False).lent is None
 
-    async def at_once(work: Callable[[], None]) -> None:
-        work()
+    async def at_once(work: Callable[[], T]) -> T:
+        return work()
 
     await Taken(torch.zeros(0), quick, at_once, kept=False).finish(whole=True)
     assert quick.told == [0]
