@@ -305,7 +305,7 @@ class RoundPlayer:
                     vectors[peer] = under_way.inboxes[peer]
                 continue
             lost[peer] = str(outcome.lost)
-            if outcome.lost in (LossReason.DEADLINE, LossReason.LINK_DOWN):
+            if outcome.lost is LossReason.DEADLINE:  # of a link that is down the conversation is told by itself
                 self._said.missed(peer)
         waited = clock.now() - started
         clock.exchanging += waited

@@ -78,7 +78,7 @@ class Watch:
     def round(self, report: RoundReport) -> None:
         self.pulse.add(report)
         for other, why in report.lost.items():
-            if why not in ("suspect", "left"):
+            if why not in ("suspect", "left", "link_down"):  # of these it was told when they became so
                 self._note("edge", other, f"an exchange with peer {other} was lost: {why.replace('_', ' ')}")
 
     def link_up(self, other: int) -> None:

@@ -2,7 +2,8 @@
 
 alive -> suspect: missed a deadline, its link is down, or a neighbour of it said LOST. suspect -> alive: heard again, or a word that
 it closed a round which it could not have closed when it was lost. left: said goodbye, for good. A suspect is not waited for, so a
-silent peer costs its edges once, not every round.
+silent peer costs its edges once, not every round. That a deadline was missed is this peer's own belief; that a peer is lost is told to
+everybody, also when it was a suspect here before.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class PeerDirectory:
     __slots__ = (
         "_num_peers",
         "_peer",
+        "_said_lost",
         "leaving",
         "suspects",
     )
@@ -35,9 +37,13 @@ class PeerDirectory:
         self._num_peers = num_peers
         self.suspects: dict[int, int] = {}
         self.leaving: dict[int, int] = {}
+        self._said_lost: dict[
+            int, int
+        ] = {}  # of suspects: the round of the newest LOST that this peer has said or passed on
 
     def heard(self, peer: int) -> bool:
         """Something came from that peer itself. Returns whether it had been a suspect."""
+        self._said_lost.pop(peer, None)
         return self.suspects.pop(peer, None) is not None
 
     def closed(self, peer: int, round: int) -> bool:
@@ -45,11 +51,19 @@ class PeerDirectory:
         return peer in self.suspects and round >= self.suspects[peer] and self.heard(peer)
 
     def missed(self, peer: int, not_closed: int) -> bool:
-        """That peer missed a deadline, lost its link, or is said to be lost, before it was known to close round `not_closed`.
-        Returns whether this is news."""
+        """That peer missed a deadline here before it was known to close round `not_closed`. Returns whether this is news."""
         if peer in self.leaving or not self._is_other(peer) or not_closed <= self.suspects.get(peer, -1):
             return False
         self.suspects[peer] = not_closed
+        return True
+
+    def lost(self, peer: int, not_closed: int) -> bool:
+        """Its link is down, or somebody said LOST, before it was known to close round `not_closed`. Returns whether everybody is to be
+        told: a suspect of a missed deadline is one of this peer alone."""
+        self.missed(peer, not_closed)
+        if peer not in self.suspects or not_closed <= self._said_lost.get(peer, -1):
+            return False
+        self._said_lost[peer] = not_closed
         return True
 
     def leave(self, peer: int, round: int) -> bool:
@@ -57,7 +71,7 @@ class PeerDirectory:
         if peer in self.leaving or not self._is_other(peer):
             return False
         self.leaving[peer] = round
-        self.suspects.pop(peer, None)
+        self.heard(peer)
         return True
 
     def takes_part(self, peer: int, round: int) -> tuple[bool, str]:

@@ -202,7 +202,7 @@ class Talk:
         elif kind is WordKind.LEAVING:
             news = self.directory.leave(origin, round)
         else:
-            news = self._believes_lost(word) and self.directory.missed(origin, round)
+            news = self._believes_lost(word) and self.directory.lost(origin, round)
         if news:
             self._last_news = origin
             self._pass_on(word, sender)
@@ -234,14 +234,14 @@ class Talk:
         return back
 
     def link_down(self, peer: int) -> bool:
-        """Returns whether that peer is a suspect since now. If so, everybody is told."""
+        """Everybody is told, unless all know. Returns whether that peer is a suspect since now."""
         self.linked.discard(peer)
+        went_on_without = peer in self.directory.suspects
         lost = Word(WordKind.LOST, peer, self.flood.closed.newest().get(peer, -1) + 1)
-        if not self.directory.missed(peer, lost.round):
-            return False
-        self._last_news = peer
-        self._pass_on(lost, sender=self.peer)
-        return True
+        if self.directory.lost(peer, lost.round):
+            self._last_news = peer
+            self._pass_on(lost, sender=self.peer)
+        return not went_on_without and peer in self.directory.suspects
 
     def missed(self, peer: int) -> bool:
         """That peer missed a deadline. Returns whether this is news."""

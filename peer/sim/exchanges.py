@@ -42,8 +42,6 @@ class UnderWay:
             takes_part, why = directory.takes_part(j, self.key[0])
             if not takes_part or j not in linked:
                 self.lost[j] = "link_down" if takes_part else why
-                if takes_part:
-                    talk.missed(j)
             elif j in effect.receive:
                 self.waiting[j] = missing
 

@@ -77,8 +77,6 @@ class Gathering:
             takes_part, why = talk.directory.takes_part(peer, stamp)
             if not takes_part or peer not in self._linked:
                 self._lost[peer] = why if not takes_part else "link_down"
-                if takes_part:
-                    talk.missed(peer)
                 continue
             self._keys[peer] = stamp, 0
             self._expected.add(peer)

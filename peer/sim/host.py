@@ -288,8 +288,6 @@ class SimPeer(Accumulating):
         if self.gone or under_way is None or under_way.key != key or other not in under_way.waiting:
             return
         under_way.lose(other, why, self._agenda.now)
-        if why == "link_down":
-            self.talk.missed(other)
         self._settle()
 
     def _settle(self, *, at_once: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from peer.daemon import waits as waiting
 from peer.daemon import watch as watching
 from peer.daemon.peer import Peer
 from peer.gossip import digest as digests
+from peer.gossip.delivery import PRESETS, DeadlineBounds
+from peer.transport.base import ExchangeKey
 from peer.transport.faulty import FaultyWiring
 from peer.web.picture import whole
 from tests.daemon.rig import Rig, config
@@ -145,6 +148,56 @@ async def test_a_peer_that_is_cut_off_is_lost_old_and_back() -> None:
         rig.peers[2].request_stop("it goes")
         await until(lambda: "peer 2 said goodbye" in log_of(zero))
         assert seen_by(zero)["peers"][2]["membership"] == "left"
+
+
+@pytest.mark.parametrize("closing", ["barrier", "first"])
+async def test_an_edge_without_a_link_is_told_once_and_not_in_every_round(
+    closing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Peers 0 - 1 - 2 - 3 - 0 without the link between 1 and 2, which hear of each other by 0 and 3."""
+    caplog.set_level(logging.INFO)
+    rig = Rig(config(topology="ring", closing=closing, max_rounds=None, chunk_seconds=0.002))
+    wiring = rig.network.wiring = FaultyWiring()
+    async with running(rig):
+        await until(lambda: all(peer.state == "training" for peer in rig.peers))
+        wiring.cut(1, 2)
+        one = rig.peers[1]
+        await until(lambda: one.player.ledger.lost_by_neighbor.get(2, 0) > 20)
+        if closing == "barrier":
+            await until(lambda: one.watch.membership(2) == "alive")
+        told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert sorted(told) == ["peer 1 lost its link to peer 2: cut", "peer 2 lost its link to peer 1: cut"]
+        about = [event.text for event in one.watch.events if event.peer == 2 and event.kind in ("lost", "edge")]
+        assert about.count("peer 1 lost its link to peer 2: cut") == 1
+        assert not [text for text in about if "silent" in text or "exchange" in text]
+    assert set(one.player.ledger.edges_lost) <= {"link_down", "suspect"}
+
+
+class Unheard(FaultyWiring):
+    """Once it is so, payloads of peer 2 are lost; its words are not."""
+
+    so = False
+
+    def breaks_off(self, here: int, there: int, key: ExchangeKey, total: int) -> int | None:
+        return 0 if self.so and here == 2 else None
+
+
+async def test_a_peer_that_was_silent_before_its_links_went_down_is_lost_from_afar_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a cable is pulled: peers 1 and 3 miss a payload of peer 2 long before they know that their link to it is down."""
+    monkeypatch.setitem(PRESETS, "local", DeadlineBounds(least=0.02, most=0.05))
+    slow = {"chunks": 1, "chunk_seconds": 0.002, "straggler": ("2=200x",)}  # so that no word of it is heard in between
+    rig = Rig(config(peers=6, topology="ring", closing="barrier", max_rounds=None, **slow))
+    wiring = rig.network.wiring = Unheard()
+    async with running(rig):
+        await until(lambda: all(peer.state == "training" and peer.player.ledger.rounds > 1 for peer in rig.peers))
+        wiring.so = True
+        await until(lambda: all(rig.peers[i].watch.membership(2) == "suspect" for i in (1, 3)))
+        assert all(rig.peers[i].watch.membership(2) == "alive" for i in (0, 4, 5)), "a late payload is no death"
+        for i in (1, 3):
+            wiring.cut(2, i)
+        await until(lambda: all(rig.peers[i].watch.membership(2) == "suspect" for i in (0, 4, 5)))
 
 
 async def test_random_graphs_are_drawn_as_they_change() -> None:

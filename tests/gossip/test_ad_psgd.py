@@ -181,7 +181,7 @@ def test_without_the_order_of_ids_there_is_a_deadlock_and_it_is_found() -> None:
 
 
 def test_in_the_place_of_who_is_away_another_is_asked_and_only_then() -> None:
-    for reason, asked in [("suspect", 2), ("left", 2), ("deadline", -1), ("link_down", -1)]:
+    for reason, asked in [("suspect", 2), ("left", 2), ("deadline", -1), ("link_down", 2)]:
         world = World({0: (1, 2), 1: (), 2: ()}, 1, 0)
         world.happens(("begin", 0, 1))
         world.happens(("done", 0, -1))

@@ -68,7 +68,9 @@ def test_old_news_does_not_revive_a_suspect() -> None:
     assert directory.missed(2, 7)
     assert not directory.closed(2, 6), "it closed that before it was lost"
     assert directory.status(2) is PeerStatus.SUSPECT
-    assert directory.missed(2, 8), "somebody heard of it later, and lost it too"
+    assert directory.lost(2, 8), "somebody heard of it later, and lost it too"
+    assert not directory.lost(2, 8), "everybody has been told"
+    assert not directory.lost(0, 8), "it lives, whatever is said"
     assert not directory.closed(2, 7)
     assert directory.closed(2, 8)
     assert not directory.closed(2, 9), "no news: it was alive"

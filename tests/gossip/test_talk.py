@@ -105,18 +105,60 @@ def test_a_killed_peer_is_not_waited_for_by_anybody_though_only_its_neighbors_sa
 
 
 @settings(deadline=None)
-@given(st.randoms(use_true_random=False), st.booleans())
+@given(st.randoms(use_true_random=False), st.booleans(), st.sets(st.integers(0, 11)))
 def test_whatever_the_order_of_words_a_dead_peer_ends_as_a_suspect_everywhere(
-    chance: random.Random, spoke: bool
+    chance: random.Random, spoke: bool, suspicious: set[int]
 ) -> None:
-    """It may have told one neighbour, and not the other, that it closed the round, just before it died."""
+    """It may have told one neighbour, and not the other, that it closed the round, just before it died; and some may have gone on
+    without it before, for a deadline that it missed."""
     cluster = Cluster(FixedSchedule(build("torus", 12)))
     if spoke:
         cluster.talks[5].decide(True, 1.0)
         cluster.carry(chance, most=chance.randrange(30))
+    for i in suspicious:
+        cluster.talks[i].missed(5)
     cluster.kill(5)
     cluster.carry(chance)
     assert all(cluster.talks[i].directory.status(5) is PeerStatus.SUSPECT for i in range(12) if i != 5)
+
+
+def test_who_was_silent_before_its_links_went_down_is_not_waited_for_by_those_behind_either() -> None:
+    """Cut off silently it misses the deadline of an exchange long before a link is known to be down; of that nobody else is told."""
+    cluster = Cluster(ring(8))
+    for i in (3, 5):
+        assert cluster.talks[i].missed(4)
+    cluster.carry()
+    assert cluster.talks[0].directory.status(4) is PeerStatus.ALIVE, "that it is slow is what its neighbours believe"
+    for j in (3, 5):
+        cluster.links.pop((4, j), None)
+        cluster.links.pop((j, 4), None)
+        assert not cluster.talks[j].link_down(4), "no news to itself"
+    cluster.carry()
+    rest = [i for i in range(8) if i != 4]
+    for i in rest:
+        cluster.talks[i].decide(True, 1.0)
+    cluster.carry()
+    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+
+
+def test_that_a_peer_is_lost_is_passed_on_once_and_again_after_it_was_back() -> None:
+    said: list[tuple[int, Word]] = []
+    talk = Talk(
+        0, ring(4), OwnQuota(), lambda to, word: said.append((to, word)), payload_means_closed=False, round_timeout=9.0
+    )
+    for j in (1, 3):
+        talk.link_up(j)
+    talk.missed(2)
+    word = Word(WordKind.LOST, 2, 0)
+    for _ in range(2):  # the second life of peer 2 is told by peer 3
+        said.clear()
+        assert talk.hear(1, word, 1.0) == (True, "new")
+        assert said == [(3, word)]
+        assert talk.hear(3, word, 1.0) == (False, "known")
+        assert said == [(3, word)]
+        talk.hear(3, Word(WordKind.CLOSED, 2, word.round), 1.0)
+        assert talk.directory.status(2) is PeerStatus.ALIVE
+        word = Word(WordKind.LOST, 2, 1)
 
 
 def test_a_barrier_tells_who_was_first_and_whom_it_waited_for() -> None:

@@ -33,8 +33,8 @@ from peer.gossip.delivery import Delivery
 from peer.gossip.effects import Accumulated, Either, Exchange, Gather, Inbox, Meanwhile, Reply
 from topology import PairSchedule, RoundPlan, Schedule
 
-#: Why an exchange is not even tried: another neighbour is asked.
-AWAY = ("suspect", "left")
+#: Who is away: another neighbour is asked.
+AWAY = ("suspect", "left", "link_down")
 
 
 class ADPSGD(Algorithm):
