@@ -113,11 +113,12 @@ class Told:
                 self.lines.append((time.monotonic(), line.rstrip()))
                 self._more.notify_all()
 
-    def when(self, words: str, since: float, within: float) -> float | None:
-        """Seconds after `since` at which it first wrote these words; None: not within so many."""
+    def when(self, words: str | tuple[str, ...], since: float, within: float) -> float | None:
+        """Seconds after `since` at which it first wrote these words, or one of several; None: not within so many."""
+        told = (words,) if isinstance(words, str) else words
 
         def found() -> float | None:
-            return next((at - since for at, line in self.lines if at >= since and words in line), None)
+            return next((at - since for at, line in self.lines if at >= since and any(w in line for w in told)), None)
 
         with self._more:
             self._more.wait_for(lambda: found() is not None, max(since + within - time.monotonic(), 0.0))
@@ -170,7 +171,7 @@ def measure(seconds: float, *, reference: bool) -> dict[str, object]:
         cut_at = time.monotonic()
         wire.cut()
         time.sleep(seconds)
-        noticed = [told.when("goes on without", cut_at, 0.0) for told in peers]
+        noticed = [told.when(("goes on without", "lost its link"), cut_at, 0.0) for told in peers]
         healed_at = time.monotonic()
         wire.heal()
         again = [told.when("again", healed_at, HEALED_WITHIN) for told in peers]
