@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -250,8 +251,12 @@ def test_an_interruption_between_two_results_ends_the_simulations(tmp_path: Path
 def test_half_a_report_is_not_waited_for_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peer.compare.run.play_virtually", half_a_report)
     cells, base = matrix(["none"], ["dpsgd"], ["first"], 1), validated({**BASE, "run": str(os.getpid())})
-    with pytest.raises(KeyboardInterrupt):
-        play(cells, base, tmp_path, simulated=True, done=lambda result: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            play(cells, base, tmp_path, simulated=True, done=lambda result: None)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert multiprocessing.active_children() == []
 
 
