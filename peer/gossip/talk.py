@@ -157,7 +157,10 @@ class Talk:
         )
 
     def _reachable(self) -> set[int]:
-        graph, seen, border = self._schedule.base(self.round), {self.peer}, [self.peer]
+        """Whose word may come: over this peer's links, and then over the edges of the living."""
+        graph, seen = self._schedule.base(self.round), {self.peer}
+        border = [j for j in graph.neighbors(self.peer) if j in self.linked and self.directory.is_alive(j)]
+        seen.update(border)
         while border:
             border = [j for i in border for j in graph.neighbors(i) if j not in seen and self.directory.is_alive(j)]
             seen.update(border)
@@ -206,6 +209,8 @@ class Talk:
         if news:
             self._last_news = origin
             self._pass_on(word, sender)
+            if kind is WordKind.LOST:
+                self._lose_the_unheard()
         return news, "new" if news else "known"
 
     def payload(self, sender: int, round: int, now: float) -> str | None:
@@ -241,6 +246,7 @@ class Talk:
         if self.directory.lost(peer, lost.round):
             self._last_news = peer
             self._pass_on(lost, sender=self.peer)
+            self._lose_the_unheard()
         return not went_on_without and peer in self.directory.suspects
 
     def missed(self, peer: int) -> bool:
@@ -263,6 +269,17 @@ class Talk:
     def _believes_lost(self, word: Word) -> bool:
         """Whoever has a link to that peer, or has heard of it since, knows better."""
         return word.origin not in self.linked and not self.flood.closed.has_closed(word.origin, word.round)
+
+    def _lose_the_unheard(self) -> None:
+        """A neighbour without a link was alive because others told of it. When none of them is left, it is lost, and who is on this side
+        of the cut is told, as nobody else could know that this edge leads nowhere."""
+        without = [j for j in self._neighbors(self.round) if j not in self.linked and self.directory.is_alive(j)]
+        if not without:
+            return
+        for j in sorted(set(without) - self._reachable()):
+            lost = Word(WordKind.LOST, j, self.flood.closed.newest().get(j, -1) + 1)
+            if self.directory.lost(j, lost.round):
+                self._pass_on(lost, sender=self.peer)
 
     def _closed(self, word: Word, sender: int, now: float) -> str:
         goes_on, why = self.flood.note_closed(word.origin, word.round, self.round)

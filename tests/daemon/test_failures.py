@@ -15,6 +15,7 @@ from peer.exit_codes import ExitCode, Fatal
 from peer.gossip.delivery import PRESETS, DeadlineBounds
 from peer.gossip.round import RoundReport
 from peer.training.task import TaskError
+from peer.transport.faulty import FaultyWiring
 from peer.transport.grpc import GrpcTransport
 from tests.daemon.rig import Rig, config
 
@@ -158,6 +159,29 @@ async def test_under_barrier_nobody_waits_for_a_peer_that_only_its_neighbors_saw
     for i in (0, 1, 3, 4, 5):
         assert summaries[i].rounds_by_reason == {"barrier": 30}
         assert (summaries[i].edges_lost != {}) == (i in (1, 3))
+
+
+async def test_under_barrier_nobody_waits_for_peers_beyond_a_cut_that_came_bit_by_bit() -> None:
+    """Ring of 6: after the first cut its ends are alive to each other by hearsay, after the second the ring is two halves; a round may
+    last 300 s."""
+    rig = Rig(config(peers=6, closing="barrier", round_timeout=300.0, max_rounds=60, chunk_seconds=0.002))
+    wiring = rig.network.wiring = FaultyWiring()
+    rig.build()
+
+    async def cut(i: int, j: int, from_round: int) -> None:
+        while any(peer.state != "training" or peer.player.ledger.rounds < from_round for peer in rig.peers):
+            await asyncio.sleep(0.005)
+        wiring.cut(i, j)
+
+    async def cuts() -> None:
+        await cut(0, 1, 5)
+        await cut(3, 4, 20)
+
+    cutter = asyncio.create_task(cuts())
+    summaries = await rig.run()
+    await cutter
+    assert [s.rounds_by_reason for s in summaries] == [{"barrier": 60}] * 6
+    assert [s.edges_lost != {} for s in summaries] == [True, True, False, True, True, False]
 
 
 async def test_what_ends_a_peer_is_said_even_if_its_last_round_is_just_over() -> None:

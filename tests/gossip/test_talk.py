@@ -246,6 +246,35 @@ def test_nobody_waits_for_peers_beyond_a_cut_of_whom_nobody_could_say_that_they_
     assert all(talk.decide(True, 1.0)[0] is CloseReason.BARRIER for talk in cluster.talks)
 
 
+@pytest.mark.parametrize("n", [4, 6, 9])
+def test_nobody_waits_for_peers_beyond_two_cuts_one_after_the_other(n: int) -> None:
+    """After the first, both its ends hear of each other by the others, and live; the second takes that away, from everybody."""
+    cluster = Cluster(ring(n))
+
+    def play(rounds: int) -> None:
+        for _ in range(rounds):
+            for talk in cluster.talks:
+                talk.decide(True, 1.0)
+            cluster.carry()
+            assert all(talk.decide(True, 1.0)[0] is CloseReason.BARRIER for talk in cluster.talks)
+            cluster.next_round(list(range(n)))
+
+    cluster.cut(0, 1)
+    cluster.carry()
+    play(3)
+    assert cluster.talks[0].directory.status(1) is cluster.talks[1].directory.status(0) is PeerStatus.ALIVE
+    cluster.cut(n // 2, n // 2 + 1)
+    cluster.carry()
+    play(3)
+    beyond = set(range(1, n // 2 + 1))
+    for i, talk in enumerate(cluster.talks):
+        assert talk.silent() == (beyond if i in beyond else set(range(n)) - beyond) - {i}
+    cluster.link(0, 1)
+    cluster.carry()
+    play(2)
+    assert all(talk.silent() == set(range(n)) - {i} for i, talk in enumerate(cluster.talks)), "one graph again"
+
+
 def test_nobody_can_be_talked_into_its_own_death_or_that_of_a_linked_peer() -> None:
     cluster = Cluster(ring(5))
     stirs, why = cluster.talks[0].hear(1, Word(WordKind.LOST, 4, 10**9), now=1.0)
