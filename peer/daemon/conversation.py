@@ -17,7 +17,7 @@ from peer.gossip.digest import Digest
 from peer.gossip.membership import PeerDirectory
 from peer.gossip.talk import Talk
 from peer.logs import event
-from peer.transport.base import ExchangeKey, Transport, Word, WordKind
+from peer.transport.base import ExchangeKey, LossReason, Transport, Word, WordKind
 from topology import Schedule
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Conversation:
         self._metrics = metrics
         self._watch = watch
         self._hangs_up = False
+        self._met: set[int] = set()  # to whom there was a link, or was told that there is none
         self._now: Callable[[], float] = asyncio.get_running_loop().time
 
     @property
@@ -113,6 +114,15 @@ class Conversation:
         """(why the open round ends now, or None; when to ask again at the latest)."""
         return self._talk.decide(own_done, self._now())
 
+    def lost(self, peer: int, reason: LossReason) -> None:
+        """An exchange with that peer was lost. That a link went down is told by itself, once; so is, here, that there never was one."""
+        if reason is LossReason.DEADLINE:
+            self.missed(peer)
+        elif reason is LossReason.LINK_DOWN and peer not in self._met:
+            self._met.add(peer)
+            log.warning("peer %d has no link to peer %d", self.peer, peer, extra=event("no-link", neighbor=peer))
+            self._watch.unlinked(peer)
+
     def missed(self, peer: int) -> None:
         """That peer missed the deadline of an exchange."""
         if self._talk.missed(peer):
@@ -140,6 +150,7 @@ class Conversation:
             self.stirred.set()
 
     def on_link_up(self, peer: int) -> None:
+        self._met.add(peer)
         self._watch.link_up(peer)
         if self._talk.link_up(peer):
             log.warning("peer %d has a link to peer %d again", self.peer, peer, extra=event("link-back", neighbor=peer))

@@ -157,6 +157,5 @@ class Gathering:
 
     def _lose(self, peer: int, reason: LossReason) -> None:
         self._lost[peer] = str(reason)
-        if reason is LossReason.DEADLINE:  # of a link that is down the conversation is told by itself
-            self._said.missed(peer)
+        self._said.lost(peer, reason)
         self._stirs()

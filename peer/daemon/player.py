@@ -305,8 +305,7 @@ class RoundPlayer:
                     vectors[peer] = under_way.inboxes[peer]
                 continue
             lost[peer] = str(outcome.lost)
-            if outcome.lost is LossReason.DEADLINE:  # of a link that is down the conversation is told by itself
-                self._said.missed(peer)
+            self._said.lost(peer, outcome.lost)
         waited = clock.now() - started
         clock.exchanging += waited
         if last >= 0:

@@ -100,6 +100,11 @@ class Watch:
     def silent(self, other: int) -> None:
         self._note("lost", other, f"peer {self.peer} goes on without peer {other}, which is silent")
 
+    def unlinked(self, other: int) -> None:
+        """An exchange was to be had with a peer to which there never was a link."""
+        self._were_linked.add(other)
+        self._note("lost", other, f"peer {self.peer} has no link to peer {other}")
+
     def refused(self, sentence: str) -> None:
         self._note("refused", None, f"refused: {sentence}")
 

@@ -21,14 +21,15 @@ class PeerDirectory:
     """State of every other peer as `peer` sees it. Only what differs from alive is stored.
 
     suspects: with the first round that they are not known to have closed. leaving: who said goodbye, with the first round in which it
-    does not take part. Both are to be read only; as long as they are empty, everybody is alive.
+    does not take part. said_lost: of suspects that this peer said or passed on LOST of, the newest round in such a word. All are to be
+    read only; as long as the first two are empty, everybody is alive.
     """
 
     __slots__ = (
         "_num_peers",
         "_peer",
-        "_said_lost",
         "leaving",
+        "said_lost",
         "suspects",
     )
 
@@ -37,13 +38,11 @@ class PeerDirectory:
         self._num_peers = num_peers
         self.suspects: dict[int, int] = {}
         self.leaving: dict[int, int] = {}
-        self._said_lost: dict[
-            int, int
-        ] = {}  # of suspects: the round of the newest LOST that this peer has said or passed on
+        self.said_lost: dict[int, int] = {}
 
     def heard(self, peer: int) -> bool:
         """Something came from that peer itself. Returns whether it had been a suspect."""
-        self._said_lost.pop(peer, None)
+        self.said_lost.pop(peer, None)
         return self.suspects.pop(peer, None) is not None
 
     def closed(self, peer: int, round: int) -> bool:
@@ -61,9 +60,9 @@ class PeerDirectory:
         """Its link is down, or somebody said LOST, before it was known to close round `not_closed`. Returns whether everybody is to be
         told: a suspect of a missed deadline is one of this peer alone."""
         self.missed(peer, not_closed)
-        if peer not in self.suspects or not_closed <= self._said_lost.get(peer, -1):
+        if peer not in self.suspects or not_closed <= self.said_lost.get(peer, -1):
             return False
-        self._said_lost[peer] = not_closed
+        self.said_lost[peer] = not_closed
         return True
 
     def leave(self, peer: int, round: int) -> bool:

@@ -37,6 +37,7 @@ class Talk:
 
     __slots__ = (
         "_announced",
+        "_back",
         "_closed_it_first",
         "_closing",
         "_idle",
@@ -88,6 +89,7 @@ class Talk:
         self._closed_it_first = False
         self._last_news = peer
         self._idle = frozenset(idle)
+        self._back: set[int] = set()  # with a link again, after LOST was said of them; nobody else knows yet
         self._pauses: dict[int, tuple[float, float]] = {}  # of suspects: (when it is over, how long it is)
 
     # the round
@@ -138,7 +140,8 @@ class Talk:
         return max((newest.get(j, -1) for j in self._neighbors(self.round)), default=-1) - self.round
 
     def waits(self) -> bool:
-        if self._idle or self.flood.closed.count(self.round) >= self.directory.num_living or self.directory.suspects:
+        away = self.directory.suspects or self.directory.leaving
+        if self._idle or away or self.flood.closed.count(self.round) >= self.directory.num_living:
             return bool(self.silent())
         return True
 
@@ -189,6 +192,7 @@ class Talk:
     def hear(self, sender: int, word: Word, now: float) -> tuple[bool, str]:
         """A word from a linked peer. Returns (may it change a decision, what it was: new, known, stale, future, own, bad_origin)."""
         kind, origin, round = word
+        was_away = False
         if origin != sender and not self.flood.knows(origin):  # who has a link is known
             return False, "bad_origin"
         if self.directory.suspects:
@@ -205,11 +209,13 @@ class Talk:
         elif kind is WordKind.LEAVING:
             news = self.directory.leave(origin, round)
         else:
+            was_away = origin in self.directory.suspects
             news = self._believes_lost(word) and self.directory.lost(origin, round)
         if news:
-            self._last_news = origin
+            if not was_away:
+                self._last_news = origin
             self._pass_on(word, sender)
-            if kind is WordKind.LOST:
+            if kind is not WordKind.READY:
                 self._lose_the_unheard()
         return news, "new" if news else "known"
 
@@ -228,13 +234,15 @@ class Talk:
         """Returns whether that peer had been a suspect."""
         self.linked.add(peer)
         self._pauses.pop(peer, None)
+        if peer in self.directory.said_lost:
+            self._back.add(peer)
         back = self.directory.heard(peer)
         for origin in sorted(self.flood.ready):
             self._tell(peer, Word(WordKind.READY, origin))
         for origin, round in self.directory.leaving.items():
             self._tell(peer, Word(WordKind.LEAVING, origin, round))
         self._tell_newest(peer)
-        for origin, round in self.directory.suspects.items():
+        for origin, round in self.directory.said_lost.items():  # a missed deadline is for this peer alone
             self._tell(peer, Word(WordKind.LOST, origin, round))
         return back
 
@@ -242,12 +250,12 @@ class Talk:
         """Everybody is told, unless all know. Returns whether that peer is a suspect since now."""
         self.linked.discard(peer)
         went_on_without = peer in self.directory.suspects
-        lost = Word(WordKind.LOST, peer, self.flood.closed.newest().get(peer, -1) + 1)
-        if self.directory.lost(peer, lost.round):
+        self._say_lost(peer)
+        self._lose_the_unheard()
+        since_now = not went_on_without and peer in self.directory.suspects
+        if since_now:
             self._last_news = peer
-            self._pass_on(lost, sender=self.peer)
-            self._lose_the_unheard()
-        return not went_on_without and peer in self.directory.suspects
+        return since_now
 
     def missed(self, peer: int) -> bool:
         """That peer missed a deadline. Returns whether this is news."""
@@ -277,9 +285,13 @@ class Talk:
         if not without:
             return
         for j in sorted(set(without) - self._reachable()):
-            lost = Word(WordKind.LOST, j, self.flood.closed.newest().get(j, -1) + 1)
-            if self.directory.lost(j, lost.round):
-                self._pass_on(lost, sender=self.peer)
+            self._say_lost(j)
+
+    def _say_lost(self, peer: int) -> None:
+        lost = Word(WordKind.LOST, peer, self.flood.closed.newest().get(peer, -1) + 1)
+        if self.directory.lost(peer, lost.round):
+            self._back.discard(peer)
+            self._pass_on(lost, sender=self.peer)
 
     def _closed(self, word: Word, sender: int, now: float) -> str:
         goes_on, why = self.flood.note_closed(word.origin, word.round, self.round)
@@ -287,8 +299,12 @@ class Talk:
             self._last_news = word.origin
             if word.round == self.round and self.is_open:
                 self._closing.observe(now - self.opened_at)
-        if self.directory.suspects and why in ("new", "stale"):
-            self.directory.closed(word.origin, word.round)  # it lives, though it may be no neighbour
+        if why in ("new", "stale"):
+            if self._back and word.origin in self._back:
+                self._back.discard(word.origin)
+                goes_on = True  # who was told that it is lost is told that it lives, whoever closed this round first
+            if self.directory.suspects and self.directory.closed(word.origin, word.round):
+                goes_on = True  # it lives, though it may be no neighbour
         if goes_on:
             self._pass_on(word, sender)
         return why
@@ -301,8 +317,13 @@ class Talk:
                 self._tell(peer, Word(WordKind.CLOSED, origin, round))
 
     def _pass_on(self, word: Word, sender: int) -> None:
-        # All peers pass a CLOSED word on over one and the same graph, or it might miss somebody while the graph changes.
-        neighbors = self._neighbors(word.round if word.kind is WordKind.CLOSED else self.round)
+        # All peers pass a CLOSED word on over one and the same graph, or it might miss somebody while the graph changes. A LOST goes where
+        # any CLOSED may have gone before that it corrects, and behind it.
+        neighbors: Collection[int]
+        if word.kind is WordKind.LOST:
+            neighbors = sorted(self.linked)
+        else:
+            neighbors = self._neighbors(word.round if word.kind is WordKind.CLOSED else self.round)
         for j in self.flood.recipients(neighbors, word.origin, sender):
             self._tell(j, word)
 

@@ -184,6 +184,24 @@ async def test_under_barrier_nobody_waits_for_peers_beyond_a_cut_that_came_bit_b
     assert [s.edges_lost != {} for s in summaries] == [True, True, False, True, True, False]
 
 
+async def test_under_barrier_nobody_waits_for_peers_behind_two_that_said_goodbye() -> None:
+    """Ring of 6 without peers 0 and 3: two halves, each of which goes on; a round may last 300 s."""
+    rig = Rig(config(peers=6, closing="barrier", round_timeout=300.0, max_rounds=60, chunk_seconds=0.002))
+    rig.build()
+
+    async def leave() -> None:
+        while any(peer.state != "training" or peer.player.ledger.rounds < 5 for peer in rig.peers):
+            await asyncio.sleep(0.005)
+        for i in (0, 3):
+            rig.peers[i].request_stop("it goes")
+
+    leaver = asyncio.create_task(leave())
+    summaries = await rig.run()
+    await leaver
+    for i in (1, 2, 4, 5):
+        assert summaries[i].rounds_by_reason == {"barrier": 60}
+
+
 async def test_what_ends_a_peer_is_said_even_if_its_last_round_is_just_over() -> None:
     rig = Rig(config(max_rounds=4))
     rig.build()

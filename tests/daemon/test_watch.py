@@ -31,7 +31,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
     """All peers, until the test is over."""
-    task = asyncio.create_task(rig.build().run())
+    task = asyncio.create_task((rig if rig.peers else rig.build()).run())
     try:
         async with asyncio.timeout(30):
             yield rig
@@ -164,11 +164,30 @@ async def test_an_edge_without_a_link_is_told_once_and_not_in_every_round(
         if closing == "barrier":
             await until(lambda: one.watch.membership(2) == "alive")
         told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        told = [text for text in told if "peer 1" in text and "peer 2" in text]  # another may be late on a busy machine
         assert sorted(told) == ["peer 1 lost its link to peer 2: cut", "peer 2 lost its link to peer 1: cut"]
         about = [event.text for event in one.watch.events if event.peer == 2 and event.kind in ("lost", "edge")]
         assert about.count("peer 1 lost its link to peer 2: cut") == 1
         assert not [text for text in about if "silent" in text or "exchange" in text]
     assert set(one.player.ledger.edges_lost) <= {"link_down", "suspect"}
+
+
+@pytest.mark.parametrize("closing", ["barrier", "first"])
+async def test_that_there_never_was_a_link_is_told_once(closing: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Between peers that a later graph joins; a firewall between their hosts."""
+    graphs = {"topology": "random-regular", "degree": 2, "random_graph_every": 2, "seed": 3}
+    rig = Rig(config(peers=8, **graphs, closing=closing, max_rounds=None, chunks=1, chunk_seconds=0.004))
+    wiring = rig.network.wiring = FaultyWiring()
+    schedule = rig.build().peers[0].parts.schedule
+    first = {edge for round in range(4) for edge in schedule.base(round).edges}
+    i, j = next(edge for round in range(4, 60) for edge in schedule.base(round).edges if edge not in first)
+    wiring.cut(i, j)
+    async with running(rig):
+        await until(lambda: all(peer.state == "training" for peer in rig.peers))
+        await until(lambda: rig.peers[i].player.ledger.lost_by_neighbor.get(j, 0) > 4)
+        assert f"peer {i} has no link to peer {j}" in log_of(rig.peers[i])
+        told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert told.count(f"peer {i} has no link to peer {j}") == 1
 
 
 async def test_a_peer_that_was_silent_before_its_links_went_down_is_lost_from_afar_too() -> None:

@@ -275,6 +275,117 @@ def test_nobody_waits_for_peers_beyond_two_cuts_one_after_the_other(n: int) -> N
     assert all(talk.silent() == set(range(n)) - {i} for i, talk in enumerate(cluster.talks)), "one graph again"
 
 
+@pytest.mark.parametrize("n", [6, 8])
+def test_nobody_waits_for_peers_behind_two_that_said_goodbye(n: int) -> None:
+    """What lies between them can't be heard from the other side."""
+    cluster = Cluster(ring(n))
+    gone = (0, n // 2)
+    for i in gone:
+        cluster.talks[i].say_leaving(0)
+    cluster.carry()
+    for i in gone:
+        cluster.kill(i)
+    cluster.carry()
+    rest = [i for i in range(n) if i not in gone]
+    for _ in range(3):
+        for i in rest:
+            cluster.talks[i].decide(True, 1.0)
+        cluster.carry()
+        assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+        cluster.next_round(rest)
+
+
+def test_after_a_cut_a_goodbye_parts_a_ring_as_well() -> None:
+    cluster = Cluster(ring(8))
+    cluster.cut(0, 7)
+    cluster.carry()
+    for talk in cluster.talks:
+        talk.decide(True, 1.0)
+    cluster.carry()
+    assert all(talk.decide(True, 1.0)[0] is CloseReason.BARRIER for talk in cluster.talks)
+    cluster.next_round(list(range(8)))
+    cluster.talks[4].say_leaving(1)
+    cluster.carry()
+    cluster.kill(4)
+    cluster.carry()
+    rest = [i for i in range(8) if i != 4]
+    for i in rest:
+        cluster.talks[i].decide(True, 1.0)
+    cluster.carry()
+    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10**6), st.sampled_from([(8, 2), (10, 3)]), st.integers(5, 400))
+def test_a_death_stalls_no_barrier_however_slow_words_are_while_the_graph_changes(
+    seed: int, shape: tuple[int, int], killed_at: int
+) -> None:
+    """A late CLOSED of the dead may be heard after its LOST, which must not leave it alive anywhere."""
+    n, degree = shape
+    chance, schedule = random.Random(seed), RandomGraphSchedule("random-regular", n, every=1, seed=seed, degree=degree)
+    cluster, last = Cluster(schedule), 12
+    for round in range(last + 1):
+        for i in range(n):
+            for j in schedule.links(round, i):
+                if (i, j) not in cluster.links:
+                    cluster.link(i, j)
+    living, step = list(range(n)), 0
+    while any(cluster.talks[i].round < last for i in living):
+        step += 1
+        if step == killed_at:
+            cluster.kill(living.pop(chance.randrange(n)))
+        if any(cluster.links.values()) and chance.random() < 0.85:
+            cluster.carry(chance, most=1)
+            continue
+        before = [cluster.talks[i].round for i in living]
+        for i in chance.sample(living, len(living)):
+            if cluster.talks[i].round < last and cluster.talks[i].decide(True, 1.0)[0] is not None:
+                cluster.next_round([i])
+        went_on = any(cluster.links.values()) or before != [cluster.talks[i].round for i in living]
+        assert went_on or (len(living) == n and step < killed_at), "nobody says or does anything any more"
+
+
+@pytest.mark.parametrize("closing", ["barrier", "first"])
+def test_who_has_a_link_again_is_alive_to_all_who_were_told_that_it_is_lost(closing: str) -> None:
+    """Also where only the first word of a round goes on, and it is never the first."""
+    cluster = Cluster(ring(8), closing)
+    cluster.talks[3].missed(4)
+    cluster.cut(3, 4)
+    cluster.link(3, 4)
+    cluster.carry()
+    assert cluster.talks[0].directory.status(4) is PeerStatus.SUSPECT
+    for _ in range(3):
+        for i in (0, 1, 2, 3, 5, 6, 7, 4):
+            cluster.talks[i].decide(True, 1.0)
+        cluster.carry()
+        for talk in cluster.talks:
+            talk.decide(True, 1.0)
+        cluster.carry()
+        cluster.next_round(list(range(8)))
+    assert all(cluster.talks[i].directory.status(4) is PeerStatus.ALIVE for i in range(8) if i != 4)
+
+
+def test_that_one_missed_a_deadline_of_one_neighbor_is_told_to_nobody() -> None:
+    """Not to who gets a link either."""
+    cluster = Cluster(ring(8))
+    cluster.talks[3].missed(4)
+    cluster.cut(2, 3)
+    cluster.link(2, 3)
+    cluster.carry()
+    assert [i for i in range(8) if i != 4 and not cluster.talks[i].directory.is_alive(4)] == [3]
+
+
+def test_news_of_a_loss_that_nobody_waited_for_is_not_what_was_waited_for() -> None:
+    talk = Cluster(ring(8)).talks[0]
+    talk.missed(5)
+    talk.decide(True, 1.0)
+    for origin in (1, 2, 4, 6, 7, 3):
+        talk.hear(1, Word(WordKind.CLOSED, origin, 0), 1.0)
+    assert talk.hear(1, Word(WordKind.LOST, 5, 0), 1.0) == (True, "new")
+    assert talk.decide(True, 1.0)[0] is CloseReason.BARRIER
+    assert talk.waited_for == (3,)
+
+
 def test_nobody_can_be_talked_into_its_own_death_or_that_of_a_linked_peer() -> None:
     cluster = Cluster(ring(5))
     stirs, why = cluster.talks[0].hear(1, Word(WordKind.LOST, 4, 10**9), now=1.0)

@@ -34,6 +34,32 @@ def play(tmp_path: Path, scenario: str, **options: object) -> Simulation:
     return simulation
 
 
+@pytest.mark.parametrize(
+    ("topology", "first", "second"),
+    [("ring", [(0, 7)], []), ("ring", [(0, 7)], [(3, 4)]), ("torus", [(0, 1)], [])],
+    ids=["one-edge", "bit-by-bit", "torus"],
+)
+def test_an_edge_without_a_link_between_the_living_is_lost_as_such_and_nobody_waits(
+    tmp_path: Path, topology: str, first: list[tuple[int, int]], second: list[tuple[int, int]]
+) -> None:
+    """Its ends hear of each other, as long as they can: neither takes the other for silent, and a barrier waits for both."""
+    file = tmp_path / "scenario.toml"
+    file.write_text("[network]\nlatency = '5ms'\njitter = '3ms'\n")
+    small = {"chunks": 1, "chunk_seconds": 0.1, "task": "timing", "closing": "barrier"}
+    run = Simulation(config(peers=8, topology=topology, scenario=str(file), max_rounds=60, **small))
+    run.agenda.at(1.03, run._cut, first)
+    if second:
+        run.agenda.at(4.03, run._cut, second)
+    run.run()
+    assert [peer.ledger.rounds_by_reason for peer in run.peers] == [{"barrier": 60}] * 8
+    assert run.agenda.now < 60 * 0.2
+    lost = {
+        reason: sum(peer.ledger.edges_lost.get(reason, 0) for peer in run.peers) for reason in ("link_down", "suspect")
+    }
+    if not second:
+        assert lost["link_down"] > 10 * lost["suspect"]
+
+
 @pytest.mark.parametrize("closing", CLOSINGS)
 @pytest.mark.parametrize("algorithm", ["dpsgd", "matcha", "qg-dsgdm", "gradient-tracking"])
 def test_a_crash_costs_its_edges_and_no_waiting(tmp_path: Path, algorithm: str, closing: str) -> None:

@@ -304,7 +304,7 @@ def _failures() -> Section:
             series(
                 "Missed payloads",
                 "Edges lost for one exchange, per second, by reason. deadline: given up here; declined: given up there; suspect: not "
-                "even begun with a silent peer.",
+                "even begun with a silent peer; link_down: there is no link.",
                 Query(rate("grapevine_neighbor_missed_payloads_total", CHOSEN, "reason"), "{{reason}}"),
                 unit="short",
                 width=QUARTER,
