@@ -299,14 +299,17 @@ class Talk:
             self._last_news = word.origin
             if word.round == self.round and self.is_open:
                 self._closing.observe(now - self.opened_at)
+        revived = False
         if why in ("new", "stale"):
             if self._back and word.origin in self._back:
                 self._back.discard(word.origin)
                 goes_on = True  # who was told that it is lost is told that it lives, whoever closed this round first
             if self.directory.suspects and self.directory.closed(word.origin, word.round):
-                goes_on = True  # it lives, though it may be no neighbour
+                goes_on = revived = True  # it lives, though it may be no neighbour
         if goes_on:
             self._pass_on(word, sender)
+        if revived:
+            self._lose_the_unheard()  # the word may be the last that came through a peer that is gone
         return why
 
     def _tell_newest(self, peer: int) -> None:

@@ -71,6 +71,13 @@ class Cluster:
             here, there = chance.choice(full) if chance else full[0]
             self.talks[there].hear(here, self.links[here, there].popleft(), now=1.0)
 
+    def closes_a_barrier(self, peers: list[int]) -> bool:
+        """Whether those peers, done, need nobody else to end their round."""
+        for i in peers:
+            self.talks[i].decide(True, 1.0)
+        self.carry()
+        return all(self.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in peers)
+
     def next_round(self, peers: list[int]) -> None:
         for i in peers:
             self.talks[i].round += 1
@@ -98,10 +105,7 @@ def test_a_killed_peer_is_not_waited_for_by_anybody_though_only_its_neighbors_sa
     cluster.carry()
     rest = [i for i in range(8) if i != 4]
     assert all(cluster.talks[i].directory.status(4) is PeerStatus.SUSPECT for i in rest)
-    for i in rest:
-        cluster.talks[i].decide(True, 1.0)
-    cluster.carry()
-    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+    assert cluster.closes_a_barrier(rest)
 
 
 @settings(deadline=None)
@@ -135,10 +139,7 @@ def test_who_was_silent_before_its_links_went_down_is_not_waited_for_by_those_be
         assert not cluster.talks[j].link_down(4), "no news to itself"
     cluster.carry()
     rest = [i for i in range(8) if i != 4]
-    for i in rest:
-        cluster.talks[i].decide(True, 1.0)
-    cluster.carry()
-    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+    assert cluster.closes_a_barrier(rest)
 
 
 def test_that_a_peer_is_lost_is_passed_on_once_and_again_after_it_was_back() -> None:
@@ -228,10 +229,7 @@ def test_nobody_waits_for_peers_beyond_a_cut_of_whom_nobody_could_say_that_they_
     cluster.cut(3, 4)
     cluster.carry()
     for half in ([0, 1, 2, 3], [4, 5, 6, 7]):
-        for i in half:
-            cluster.talks[i].decide(True, 1.0)
-        cluster.carry()
-        assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in half)
+        assert cluster.closes_a_barrier(half)
         cluster.next_round(half)
     cluster.link(0, 7)
     cluster.carry()
@@ -288,10 +286,7 @@ def test_nobody_waits_for_peers_behind_two_that_said_goodbye(n: int) -> None:
     cluster.carry()
     rest = [i for i in range(n) if i not in gone]
     for _ in range(3):
-        for i in rest:
-            cluster.talks[i].decide(True, 1.0)
-        cluster.carry()
-        assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+        assert cluster.closes_a_barrier(rest)
         cluster.next_round(rest)
 
 
@@ -309,10 +304,7 @@ def test_after_a_cut_a_goodbye_parts_a_ring_as_well() -> None:
     cluster.kill(4)
     cluster.carry()
     rest = [i for i in range(8) if i != 4]
-    for i in rest:
-        cluster.talks[i].decide(True, 1.0)
-    cluster.carry()
-    assert all(cluster.talks[i].decide(True, 1.0)[0] is CloseReason.BARRIER for i in rest)
+    assert cluster.closes_a_barrier(rest)
 
 
 @settings(deadline=None, max_examples=150)
@@ -343,6 +335,33 @@ def test_a_death_stalls_no_barrier_however_slow_words_are_while_the_graph_change
                 cluster.next_round([i])
         went_on = any(cluster.links.values()) or before != [cluster.talks[i].round for i in living]
         assert went_on or (len(living) == n and step < killed_at), "nobody says or does anything any more"
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(5, 100), st.integers(20, 200), st.integers(0, 40))
+def test_who_says_goodbye_and_still_passes_words_on_leaves_nobody_waited_for_whom_it_parts(
+    seed: int, cut_at: int, left_after: int, gone_after: int
+) -> None:
+    """Ring of 8, cut between 0 and 7, from which peer 4 goes: a word that comes through it after its goodbye is the last."""
+    chance, cluster, living = random.Random(seed), Cluster(ring(8)), list(range(8))
+    leaves_at = cut_at + left_after
+    for step in range(leaves_at + gone_after + 600):
+        if step == cut_at:
+            cluster.cut(0, 7)
+        if step == leaves_at:
+            cluster.talks[4].say_leaving(cluster.talks[4].round)
+            living.remove(4)
+        if step == leaves_at + gone_after:
+            cluster.kill(4)
+        if any(cluster.links.values()) and chance.random() < 0.85:
+            cluster.carry(chance, most=1)
+            continue
+        for i in chance.sample(living, len(living)):
+            if cluster.talks[i].decide(True, 1.0)[0] is not None:
+                cluster.next_round([i])
+    cluster.carry()
+    for side, other in (({0, 1, 2, 3}, {5, 6, 7}), ({5, 6, 7}, {0, 1, 2, 3})):
+        assert all(not cluster.talks[i].silent() & other for i in side)
 
 
 @pytest.mark.parametrize("closing", ["barrier", "first"])
